@@ -1,0 +1,208 @@
+"""What every backend is: the protocol, and the values that pass through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from kube_nb.spec import Digest, JobId, JobSpec, Phase
+
+
+class Capability(StrEnum):
+    """What a backend may be unable to do. A test that needs one is skipped, and counted, where it is not declared."""
+
+    CONTAINERS = "containers"
+    """Honours images, secrets, volumes, queues and patches."""
+    MEMORY_LIMIT = "memory-limit"
+    """Ends a job that uses more memory than it asked for."""
+    GPUS = "gpus"
+    """Can give a job GPUs at all (whether one is free now is capacity's word)."""
+    PROCESS_FAULTS = "process-faults"
+    """A test can kill the job's processes from this machine, by the ids that the job prints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why a job is in its phase, or why a target refuses it.
+
+    Attributes:
+        code: stable, for programs: "OutOfMemory".
+        what, why, next: for a person: what happened, the cause, the one thing to do.
+    """
+
+    code: str
+    what: str
+    why: str = ""
+    next: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One answer of the preflight: an error stops the submit, `ignored` names a flag without effect."""
+
+    level: Literal["error", "warning", "ignored", "unknown"]
+    reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What a job needs from its kernel, on disk and content-addressed.
+
+    Attributes:
+        digest: of the manifest's bytes.
+        directory: holds `manifest.json`, `manifest.hmac` and `objects/<sha256>`. The backend may take it over (rename).
+        runner: directory of the runner object, shared by many jobs, named by its digest.
+        key: signs the manifest and the results; kept 0600, never on a command line.
+        size: bytes of all objects.
+        env: variables of the job. Secret: never written into a spec, label, log or record.
+    """
+
+    digest: Digest
+    directory: Path
+    runner: Path
+    key: bytes = field(repr=False)
+    size: int = 0
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """What a backend knows of one job.
+
+    Attributes:
+        id, name, label: as submitted.
+        phase: where it stands; reason: why, or None where there is nothing to say.
+        created, started, ended: seconds since the epoch by the backend's clock.
+        attempt: which try runs or ran last, from 0.
+        nodes: how many streams each attempt has.
+        owner: who submitted it.
+        end: the runner's last word (`runner/ending.py`), empty before.
+    """
+
+    id: JobId
+    name: str
+    label: str
+    phase: Phase
+    reason: Reason | None = None
+    created: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    attempt: int = 0
+    nodes: int = 1
+    owner: str = ""
+    end: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in a node's log: byte `offset` of the stream of try `attempt`."""
+
+    attempt: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes of a stream and the place where they begin."""
+
+    at: Cursor
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """What is free and what there is; None: not known to this user, `note` names the missing right."""
+
+    cpu: tuple[float, float] | None = None
+    memory: tuple[int, int] | None = None
+    gpus: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    note: str = ""
+
+
+class Subscription(Protocol):
+    def close(self) -> None:
+        """No callback begins after this returns. Closing twice is fine."""
+
+
+class Backend(Protocol):
+    """Where jobs run. A backend knows nothing of magics, notebooks or studies; callers know nothing of pods.
+
+    Every method may be called from any thread. Methods raise only children of KubeNbError.
+    """
+
+    name: str
+    """How a person calls this target: "local", a context, a named target."""
+    where: str
+    """Cluster, namespace and user, or this machine, as shown on every card."""
+    capabilities: frozenset[Capability]
+
+    def check(self, spec: JobSpec) -> list[Finding]:
+        """What stands against this job here, before anything is made. Nothing is changed."""
+        ...
+
+    def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
+        """Start the job `spec.id` and return that id.
+
+        Calling again with the same id finds the same job: a lost answer makes no second one.
+
+        Raises:
+            Refused: the target said no; `.findings` tells why.
+            StorageFailed: there is no room for the job, or its place cannot be written.
+            Unreachable: nobody answered; nothing was started, or the next `submit` will find it.
+        """
+        ...
+
+    def list(self, ids: frozenset[JobId] | None = None, *, all_users: bool = False) -> list[JobStatus]:
+        """These jobs (unknown ids are left out), or all of one's own, newest first."""
+        ...
+
+    def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
+        """Call back with every job's status now and at each change, from a thread of the backend's own.
+
+        One watch serves all jobs. A deleted job is no more heard of.
+        """
+        ...
+
+    def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
+        """The bytes of a node's stream from `cursor` on, through all later attempts.
+
+        With `follow`, blocks while the job may still write and returns when it has ended; else returns what is there.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        ...
+
+    def fetch(self, id: JobId, digest: Digest, destination: Path) -> Path:
+        """Put an object the job wrote at `destination`, or say where it already lies on this machine.
+
+        Returns:
+            the path where it lies; the caller verifies its digest.
+
+        Raises:
+            NotFound: the job wrote no such object, or it was removed.
+        """
+        ...
+
+    def bundle(self, id: JobId) -> Path:
+        """Where the bundle of a job lies on this machine.
+
+        Raises:
+            NotFound: it was removed, or was never here.
+        """
+        ...
+
+    def cancel(self, id: JobId) -> None:
+        """Ask the job to end: SIGTERM to every rank, grace, SIGKILL. Returns at once; a final job is left as it is."""
+        ...
+
+    def delete(self, id: JobId) -> None:
+        """Remove a job and all that is left of it; a live one is cancelled first. Waits until nothing is left."""
+        ...
+
+    def capacity(self) -> Capacity:
+        """What is free here."""
+        ...

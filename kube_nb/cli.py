@@ -1,0 +1,230 @@
+"""The shell face: `kube-nb run`, `jobs`, `logs` and so on, the same words as the magics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kube_nb.errors import KubeNbError
+from kube_nb.magics.flags import ALL_USERS, AS_JSON, FOLLOW, ON, RANK, SUBMIT
+
+if TYPE_CHECKING:
+    from kube_nb.client import Client
+    from kube_nb.jobs.job import Job
+    from kube_nb.magics.grammar import Flag
+
+_USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0: it was done; 1: the job failed, or something stands against it; 2: the words are off; 130: interrupted.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except KubeNbError as error:
+        print(f"kube-nb: {error}", file=sys.stderr)
+        return 1
+    except SyntaxError as error:
+        print(f"kube-nb: {error.filename}, line {error.lineno}: {error.msg}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `kube-nb logs x | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kube-nb", description="Run Python as jobs.", allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[Any], int | None], help: str, flags: Sequence[Flag] = ()) -> Any:
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        for flag in flags:
+            _add(sub, flag)
+        return sub
+
+    run = command("run", _run, "run a Python file as a job and print what it prints", SUBMIT)
+    run.add_argument("file", metavar="FILE.py")
+    run.add_argument("--detach", action="store_true", help="print the id of the job and leave")
+    run.add_argument("--wait", action="store_true", help="nobody watches: an interrupt cancels the job")
+    command("jobs", _jobs, "list your jobs, the newest first", (ON, ALL_USERS, AS_JSON))
+    for name, function, help, flags in (
+        ("logs", _logs, "print what a job printed", (ON, FOLLOW, RANK)),
+        ("attach", _attach, "replay a job from its first line and follow it", (ON,)),
+        ("cancel", _cancel, "ask a job to end, and wait until it has", (ON,)),
+        ("delete", _delete, "remove a job and all that is left of it", (ON,)),
+        ("rerun", _rerun, "run a job again with what it was sent with", (ON,)),
+    ):
+        sub = command(name, function, help, flags)
+        sub.add_argument("job", nargs="?", metavar="JOB", help="id, name or unique prefix; default: the last one")
+    command("doctor", _doctor, "say what works here and what is missing", (ON, AS_JSON))
+    clean = command("clean", _clean, "remove your jobs that ended long ago", (ON,))
+    clean.add_argument("--older-than", metavar="DURATION", help="e.g. 12h or 7d; default: the setting retention_days")
+    clean.add_argument("--dry-run", action="store_true", help="say which, remove none")
+    config = command("config", _config, "show the settings, or save one in your file")
+    config.add_argument("pair", nargs="?", metavar="KEY=VALUE")
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
+    if flag.kind == "switch":
+        parser.add_argument(*flag.names, dest=flag.dest, action="store_true", default=None, help=flag.help)
+    elif flag.kind == "list":
+        parser.add_argument(*flag.names, dest=flag.dest, action="append", metavar=flag.metavar, help=flag.help)
+    else:
+        parser.add_argument(*flag.names, dest=flag.dest, metavar=flag.metavar, help=flag.help)
+
+
+def _client(args: Any, **options: Any) -> Client:
+    from kube_nb.client import Client
+
+    return Client(on=args.on, **options)
+
+
+def _run(args: Any) -> int:
+    options = {flag.dest: getattr(args, flag.dest) for flag in SUBMIT if flag.dest != "on"}
+    for flag in SUBMIT:
+        if flag.kind == "list" and options.get(flag.dest) is not None:
+            options[flag.dest] = [part for text in options[flag.dest] for part in _parts(flag, text)]
+    client = _client(args, **options)
+    if args.dry_run:
+        print("nothing was sent")
+        for word, text in client.plan_script(args.file).describe():
+            print(f"{word:<10} {text}")
+        return 0
+    job = client.script(args.file)
+    if args.detach:
+        print(job.id)
+        return 0
+    print(f"job {job.id} on {job.where}", file=sys.stderr)
+    on_interrupt = args.on_interrupt or client.settings.get("on_interrupt")
+    code = _follow(job, interactive=not args.wait and sys.stdin.isatty(), on_interrupt=on_interrupt)
+    if code == 0:
+        from pathlib import Path
+
+        for path in job.outputs.save_files(Path.cwd()):
+            print(f"came back: {path}", file=sys.stderr)
+    return code
+
+
+def _parts(flag: Flag, text: str) -> list[str]:
+    return [text] if flag.dest == "env" else [part for part in text.split(",") if part]
+
+
+def _follow(job: Job, *, interactive: bool, on_interrupt: str = "detach") -> int:
+    """Print what a job prints until it has ended; 0 where it succeeded."""
+    from kube_nb.jobs.failure import failed
+    from kube_nb.jobs.interrupts import Terminated, interrupted, watched
+    from kube_nb.spec import Phase
+
+    try:
+        with watched(interactive=interactive):
+            for line in job.logs(follow=True):
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            job.wait()
+    except (KeyboardInterrupt, Terminated):
+        print(interrupted(job, interactive=interactive, on_interrupt=on_interrupt), file=sys.stderr)
+        return 130
+    if job.phase is Phase.SUCCEEDED:
+        return 0
+    exception, reason = job.exception(), job.reason
+    if exception is not None:
+        print("\n".join(exception._render_traceback_()), file=sys.stderr)  # type: ignore[attr-defined]
+    elif reason is not None:
+        print(f"kube-nb: {failed(job.id, reason)}", file=sys.stderr)
+    return 1
+
+
+def _jobs(args: Any) -> None:
+    from kube_nb.jobs.listing import HEADINGS, record, rows
+
+    statuses = _client(args).statuses(all_users=bool(args.all_users))
+    if args.json:
+        print(json.dumps([record(status) for status in statuses], indent=2))
+        return
+    from kube_nb.widgets.tables import Table
+
+    print(Table(HEADINGS, rows(statuses)).text())
+
+
+def _logs(args: Any) -> None:
+    rank = None if args.rank is None else int(args.rank)
+    for line in _client(args).job(args.job).logs(follow=bool(args.follow), rank=rank):
+        sys.stdout.write(line)
+
+
+def _attach(args: Any) -> int:
+    return _follow(_client(args).job(args.job), interactive=sys.stdin.isatty())
+
+
+def _cancel(args: Any) -> None:
+    job = _client(args).job(args.job)
+    job.cancel()
+    print(f"job {job.id} is {job.wait().phase}")
+
+
+def _delete(args: Any) -> None:
+    client = _client(args)
+    job = client.job(args.job)
+    client.delete(job)
+    print(f"job {job.id} was deleted")
+
+
+def _rerun(args: Any) -> int:
+    client = _client(args)
+    job = client.rerun(client.job(args.job))
+    print(f"job {job.id} on {job.where}", file=sys.stderr)
+    return _follow(job, interactive=sys.stdin.isatty())
+
+
+def _doctor(args: Any) -> int:
+    from dataclasses import asdict
+
+    from kube_nb.doctor import examine
+
+    checks = examine(_client(args))
+    if args.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        from kube_nb.widgets.tables import Table
+
+        print(Table(("check", "state", ""), [(c.name, c.state, c.text) for c in checks]).text())
+    return int(any(check.state == "error" for check in checks))
+
+
+def _clean(args: Any) -> None:
+    from kube_nb.spec import seconds
+
+    age = None if args.older_than is None else seconds(args.older_than)
+    removed = _client(args).clean(older_than=age, dry_run=args.dry_run)
+    for id in removed:
+        print(id)
+    print(f"{len(removed)} jobs {'would be' if args.dry_run else 'were'} removed", file=sys.stderr)
+
+
+def _config(args: Any) -> int | None:
+    from kube_nb.config import Settings
+    from kube_nb.widgets.tables import Table
+
+    settings = Settings.load()
+    if args.pair is None:
+        rows = [(row.name, row.value, f"{row.origin.layer} {row.origin.where}".strip()) for row in settings.table()]
+        print(Table(("setting", "value", "from"), rows).text())
+        return None
+    key, equals, value = args.pair.partition("=")
+    if not equals:
+        print(f"kube-nb: write {key}=VALUE, or {key}= to unset it", file=sys.stderr)
+        return _USAGE_ERROR
+    settings.save(key, value or None)
+    return None

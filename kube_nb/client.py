@@ -1,0 +1,343 @@
+"""The facade: one method for each verb. Whatever a magic or the command line does, it does through here."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from kube_nb.backends import open_backend
+from kube_nb.config import Settings
+from kube_nb.errors import NotFound
+from kube_nb.jobs.job import Job
+from kube_nb.jobs.journal import Journal
+from kube_nb.jobs.outputs import kernel_namespace
+from kube_nb.options import Options
+from kube_nb.spec import JobId, Phase, Task
+
+if TYPE_CHECKING:
+    from kube_nb.backends.base import Backend, Finding, JobStatus
+    from kube_nb.jobs.submit import Plan, Progress
+
+P = ParamSpec("P")
+R = TypeVar("R")
+CALL = "__kube_nb_call__"
+_CALL_SOURCE = f"{CALL}[0](*{CALL}[1], **{CALL}[2])"
+
+
+class Client:
+    """Sends work to one target and finds it again.
+
+    Args:
+        on: target, e.g. "local"; None: the setting `on`.
+        options: any flag of `%%kube_train` by its long name, e.g. `gpus=1, timeout="1h"`.
+
+    Raises:
+        NotFound: there is no such target.
+        BadFlag: there is no such option.
+
+    Example:
+        >>> client = Client(on="local", timeout="10m")  # doctest: +SKIP
+        >>> client.train(fit, X, epochs=3).result()  # doctest: +SKIP
+    """
+
+    def __init__(self, on: str | None = None, *, settings: Settings | None = None, **options: Any) -> None:
+        self._settings = settings or Settings.load()
+        self._options = Options().having(on=on, **options)
+
+    def options(self, **options: Any) -> Client:
+        """A client with these options added; the functions' own arguments stay apart from them."""
+        client = Client(settings=self._settings)
+        client._options = self._options.having(**options)
+        return client
+
+    @functools.cached_property
+    def backend(self) -> Backend:
+        """Where this client's jobs run."""
+        target = self._options.on
+        if target is None:
+            # A job inside a job stays on its machine unless a target is named.
+            target = "local" if "KUBE_NB_JOB" in os.environ else str(self._settings.get("on"))
+        target, _, namespace = (target, "", "") if target == "local" else target.partition("/")
+        if namespace:
+            self._options = replace(self._options, namespace=namespace)
+        return open_backend(target, self._settings)
+
+    @property
+    def settings(self) -> Settings:
+        """What decides where an option was not given."""
+        return self._settings
+
+    # Sending --------------------------------------------------------------------------------------------------------
+
+    def train(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Run `function(*args, **kwargs)` as a job; all arguments are the function's own.
+
+        Returns:
+            the job, at once; `.result()` waits for the value.
+
+        Raises:
+            CannotTravel: an argument, or what the function reads, cannot be sent.
+            Refused: the target says no; `.findings` tells why.
+        """
+        label = getattr(function, "__qualname__", type(function).__qualname__)
+        return self.plan(
+            _CALL_SOURCE,
+            kernel_namespace(),
+            task=Task(kind="function", label=label),
+            values={CALL: (function, args, kwargs)},
+            name=label.rpartition(".")[2].strip("<>"),
+            filename="<kube-nb call>",
+            returns=True,
+        ).submit()
+
+    def cell(self, source: str, namespace: dict[str, Any] | None = None, **details: Any) -> Job:
+        """Run the source of a cell as a job, with the names of `namespace` that it reads.
+
+        Args:
+            source: Python as a notebook cell has it, magics and `!commands` included.
+            namespace: the kernel's names; None: this process's.
+            details: as for `plan`.
+
+        Raises:
+            SyntaxError: it is not Python.
+            MissingName: it reads a name that does not exist.
+            CannotRunThere, CannotTravel, Refused: as they say.
+        """
+        return self.plan(source, kernel_namespace() if namespace is None else namespace, **details).submit()
+
+    def script(self, path: str | Path) -> Job:
+        """Run a Python file as a job. Modules beside it travel; it gives back only files (`collect`).
+
+        Raises:
+            NotFound: the file cannot be read.
+            SyntaxError: it is not Python.
+        """
+        return self.plan_script(path).submit()
+
+    def plan_script(self, path: str | Path) -> Plan:
+        """What `script` would do, with nothing sent yet."""
+        file = Path(path)
+        try:
+            source = file.read_text()
+        except OSError as error:
+            raise NotFound(what=f"`{path}` cannot be read", why=str(error.strerror), next="check the path") from error
+        return self.plan(
+            source,
+            {},
+            task=Task(kind="script", label=file.name),
+            name=file.stem,
+            filename=file.name,
+            root=file.resolve().parent,
+            plain=True,
+        )
+
+    def plan(
+        self,
+        source: str,
+        namespace: dict[str, Any],
+        *,
+        task: Task | None = None,
+        values: dict[str, Any] | None = None,
+        name: str = "cell",
+        filename: str = "<cell>",
+        first_line: int = 1,
+        text: str | None = None,
+        transform: Callable[[str], str] | None = None,
+        returns: bool = False,
+        plain: bool = False,
+        root: Path | None = None,
+        notebook: str = "",
+        progress: Progress | None = None,
+    ) -> Plan:
+        """What a submit would do, with nothing sent yet: what travels, how large it is, what stands against it.
+
+        Args:
+            source: what runs.
+            namespace: the kernel's names.
+            task: kind and label; None: a cell.
+            values: names that travel beside those the source reads.
+            name: of the job where the options give none.
+            filename, first_line: where the person sees the source; text: the whole cell, None: the source is all.
+            transform: IPython's own, of the kernel; None: a fresh one.
+            returns: the value of the last expression is the result.
+            plain: the source is a Python file: no magics, and no names come back.
+            root: the directory whose modules and files travel; None: the working directory.
+            notebook: session of the kernel, to find its last job.
+            progress: called with (done, total, words) while it is packed.
+        """
+        from kube_nb.jobs.submit import Plan
+
+        # The target first: it may give the namespace, and what is no target is said before anything is packed.
+        backend = self.backend
+        return Plan.make(
+            backend,
+            self._options,
+            self._settings,
+            source=source,
+            namespace=namespace,
+            task=task or Task(kind="cell", label="cell"),
+            values=values or {},
+            name=name,
+            filename=filename,
+            first_line=first_line,
+            text=text,
+            transform=transform,
+            returns=returns,
+            plain=plain,
+            root=root or Path.cwd(),
+            notebook=notebook,
+            progress=progress,
+        )
+
+    # Finding --------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def journal(self) -> Journal:
+        """What was submitted from this machine."""
+        return Journal(Path(self._settings.get("state_dir")))
+
+    def statuses(self, *, all_users: bool = False) -> list[JobStatus]:
+        """What the target says of each job, newest first."""
+        return self.backend.list(all_users=all_users)
+
+    def jobs(self, *, all_users: bool = False) -> list[Job]:
+        """One's own jobs on this target, newest first."""
+        return [self._job(status.id) for status in self.statuses(all_users=all_users)]
+
+    def job(self, id: str | None = None) -> Job:
+        """A job by its id, its name (the newest with that name), a unique prefix of its id, or the last one.
+
+        Raises:
+            NotFound: there is none, or the prefix fits several, which are named.
+        """
+        if id is None:
+            return self._last()
+        statuses = self.statuses(all_users=True)
+        by_id = {status.id: status for status in statuses}
+        if id in by_id:
+            return self._job(JobId(id))
+        named = [status for status in statuses if status.name == id]
+        if named:
+            return self._job(named[0].id)
+        begun = [status.id for status in statuses if status.id.startswith(id)]
+        if len(begun) == 1:
+            return self._job(begun[0])
+        if begun:
+            raise NotFound(
+                what=f"`{id}` fits {len(begun)} jobs", why=", ".join(begun[:5]), next="write one more letter or two"
+            )
+        raise NotFound(what=f"there is no job `{id}` on {self.backend.name}", next="list your jobs with %kube_jobs")
+
+    def _last(self) -> Job:
+        known = set(self.journal.ids()[:1])
+        found = self.backend.list(frozenset(known)) if known else []
+        statuses = found or self.statuses()
+        if not statuses:
+            raise NotFound(what=f"there is no job on {self.backend.name} yet", next="send a cell with %%kube_train")
+        return self._job(statuses[0].id)
+
+    def _job(self, id: JobId) -> Job:
+        try:
+            entry = self.journal.read(id)
+        except NotFound:
+            entry = None  # submitted from another machine: it is shown, but nothing of it is loaded
+        return Job(self.backend, id, entry)
+
+    def rerun(self, job: Job) -> Job:
+        """Submit what a job was sent with once more; variables are those of this process.
+
+        Raises:
+            NotFound: what it was sent with is gone, or it was submitted from elsewhere.
+            BadValue: a variable that it had is not set here.
+        """
+        from kube_nb.jobs.submit import rerun
+
+        return rerun(job, self.backend, self._settings)
+
+    def delete(self, job: Job) -> None:
+        """Remove a job, what is left of it and its line in the journal."""
+        job.delete()
+        self.journal.remove(job.id)
+
+    def clean(self, *, older_than: float | None = None, dry_run: bool = False) -> list[JobId]:
+        """Remove one's own jobs that ended more than `older_than` seconds ago (default: the retention of the settings).
+
+        Returns:
+            the ids that were, or with `dry_run` would be, removed.
+        """
+        age = float(self._settings.get("retention_days")) * 86400 if older_than is None else older_than
+        limit = time.time() - age
+        old = [s.id for s in self.statuses() if s.phase.final and (s.ended or s.created) < limit]
+        if not dry_run:
+            for id in old:
+                self.delete(self._job(id))
+        return old
+
+    def check(self) -> list[Finding]:
+        """What stands against a job with these options, before one is sent."""
+        return self.backend.check(self._options.spec(Task(), self._settings, default_name="check"))
+
+
+def on(target: str | None = None, **options: Any) -> Client:
+    """A client for a target: `on("gpu", gpus=1).train(fit, X)`."""
+    return Client(on=target, **options)
+
+
+class Remote(Generic[P, R]):
+    """A function whose calls run as jobs. Made by `@remote`.
+
+    Calling it prints what the job prints and returns what the function returns; `.submit(...)` returns the Job at
+    once; `.local(...)` is the function itself.
+    """
+
+    def __init__(self, function: Callable[P, R], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.local = function
+        self._options = options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it as a job and wait.
+
+        Raises:
+            what the function raised, or JobFailed where it was not the function that failed.
+        """
+        job = self.submit(*args, **kwargs)
+        for line in job.logs(follow=True):
+            sys.stdout.write(line)
+        if job.wait().phase is not Phase.SUCCEEDED:
+            exception = job.exception()
+            if exception is not None:
+                raise exception
+        return job.result()
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Start it and return the job."""
+        return Client(**self._options).train(self.local, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Inside a job the function is itself: a job does not start another one unasked.
+        return (_identity, (self.local,))
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+@overload
+def remote(function: Callable[P, R], /) -> Remote[P, R]: ...
+@overload
+def remote(**options: Any) -> Callable[[Callable[P, R]], Remote[P, R]]: ...
+def remote(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
+    """Make a function's calls run as jobs: `@remote` or `@remote(on="gpu", gpus=1)`.
+
+    Raises:
+        BadFlag: there is no such option.
+    """
+    Options().having(**options)  # a wrong option is said where it is written, not at the first call
+    return Remote(function, {}) if function is not None else lambda f: Remote(f, options)

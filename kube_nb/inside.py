@@ -1,0 +1,4 @@
+"""Placeholder until the real one is there."""
+
+
+def report(**v): ...

@@ -1,0 +1,164 @@
+"""The job card: what a person sees of a job, complete as text and as HTML without script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from kube_nb.spec import Phase
+
+if TYPE_CHECKING:
+    from kube_nb.backends.base import Reason
+    from kube_nb.jobs.job import Job
+    from kube_nb.jobs.replay import Replay
+
+_BAR = 24
+_MARK = {"Succeeded": "#1a7f37", "Failed": "#b42318", "Cancelled": "#6e7781"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One state of a job, ready to be drawn.
+
+    Attributes:
+        job, label, where: which job, what was sent, and the place it runs.
+        phase: a phase, or "Sending" before the submit.
+        reason: why; shown with its cause and next step.
+        seconds: since the code started.
+        step: what happens now, in words.
+        progress: (done, total, text); total None: not known.
+        metrics: the newest value of each.
+        rows: further lines, e.g. ("sent", "1.2 MB: X_train 1.1 MB").
+        notes: warnings and what has no effect here.
+    """
+
+    job: str
+    label: str
+    where: str
+    phase: str
+    reason: Reason | None = None
+    seconds: float | None = None
+    step: str = ""
+    progress: tuple[float, float | None, str] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> list[tuple[str, str]]:
+        """The card as rows of a word and a text."""
+        took = f" after {duration(self.seconds)}" if self.seconds is not None and self.phase != Phase.PENDING else ""
+        if self.phase in (Phase.RUNNING, Phase.STARTING):
+            took = took.replace("after", "for")
+        state = f"{self.phase}{took}" + (f" ({self.step})" if self.step else "")
+        rows = [("state", state), ("what", self.label), ("where", self.where)]
+        if self.progress:
+            rows.append(("progress", _progress_text(*self.progress)))
+        if self.metrics:
+            rows.append(("metrics", ", ".join(f"{name} {_number(value)}" for name, value in self.metrics.items())))
+        rows += self.rows
+        if self.reason and (self.reason.why or self.reason.next or self.phase not in (Phase.RUNNING, Phase.SUCCEEDED)):
+            rows.append(("reason", f"{self.reason.what} [{self.reason.code}]"))
+            rows += [(word, text) for word, text in (("why", self.reason.why), ("next", self.reason.next)) if text]
+        rows += [("note", note) for note in self.notes]
+        return rows
+
+    def text(self) -> str:
+        """Complete by itself, for terminals, logs and saved notebooks without a frontend."""
+        lines = [f"job {self.job}"]
+        lines += [f"  {word:<9} {_indented(text)}" for word, text in self.table()]
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """A real table, without script; the state stands in words."""
+        colour = _MARK.get(self.phase, "#0969da")
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left;vertical-align:top;padding:1px 12px 1px 0;font-weight:600">'
+            f'{escape(word)}</th><td style="text-align:left;white-space:pre-wrap;padding:1px 0">{self._cell(word, text)}</td></tr>'
+            for word, text in self.table()
+        )
+        return (
+            f'<div style="border:1px solid #8888;border-left:5px solid {colour};border-radius:4px;padding:6px 12px;'
+            f'margin:4px 0;max-width:60em;font-size:13px"><table style="border:0;margin:0">'
+            f'<caption style="caption-side:top;text-align:left;font-weight:600;padding:0 0 3px 0;color:inherit">'
+            f"job <code>{escape(self.job)}</code></caption><tbody>{rows}</tbody></table></div>"
+        )
+
+    def _cell(self, word: str, text: str) -> str:
+        if word != "progress" or not self.progress or not self.progress[1]:
+            return escape(text)
+        done, total, _ = self.progress
+        return f'<progress value="{float(done):g}" max="{float(total or 1):g}"></progress> {escape(text)}'
+
+
+def bundle(card: Card) -> dict[str, str]:
+    """The MIME bundle of a card."""
+    return {"text/plain": card.text(), "text/html": card.html()}
+
+
+def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str], ...] = ()) -> Card:
+    """The card of a job as it is now.
+
+    Args:
+        replay: what was read of its stream so far; None: nothing is read.
+        rows: lines of the caller, e.g. what came back.
+    """
+    from kube_nb.errors import NotFound
+    from kube_nb.jobs.job import elapsed
+    from kube_nb.jobs.outputs import size_text
+
+    entry = job.entry
+    sent = (("sent", size_text(entry.shipped)),) if entry and entry.shipped else ()
+    try:
+        status = job.status()
+    except NotFound as gone:
+        return Card(
+            job=job.id, label=entry.label if entry else "", where=job.where, phase="Deleted", notes=(gone.what,)
+        )
+    running = status.phase in (Phase.STARTING, Phase.RUNNING)
+    return Card(
+        job=job.id,
+        label=status.label,
+        where=job.where,
+        phase=status.phase,
+        reason=status.reason,
+        seconds=elapsed(status),
+        step=replay.step if replay and running and replay.step != "running" else "",
+        progress=replay.progress if replay else None,
+        metrics=_newest(replay) if replay else {},
+        rows=sent + rows,
+        notes=tuple(entry.notes) if entry else (),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: `3.2 s`, `4 min 10 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _newest(replay: Replay) -> dict[str, Any]:
+    newest: dict[str, Any] = {}
+    for point in replay.metrics[-50:]:
+        if point["rank"] == 0:
+            newest |= {k: v for k, v in point.items() if k not in ("rank", "attempt", "time") and v is not None}
+    return newest
+
+
+def _progress_text(done: float, total: float | None, text: str) -> str:
+    if not total:
+        return f"{_number(done)} {text}".strip()
+    share = min(1.0, max(0.0, done / total))
+    filled = round(share * _BAR)
+    return f"[{'#' * filled}{'.' * (_BAR - filled)}] {share:.0%} {text}".strip()
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n            ")

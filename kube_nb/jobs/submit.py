@@ -1,0 +1,230 @@
+"""From an act of a person to a job: look, pack, write it down, create."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kube_nb.backends.base import Backend, Bundle, Finding
+from kube_nb.capture.bundle import Cargo, load_cargo, pack, repack
+from kube_nb.config import Settings
+from kube_nb.errors import BadValue, NotFound, Refused, StorageFailed
+from kube_nb.jobs.assign import ABSENT, BEFORE, fingerprint_text
+from kube_nb.jobs.job import Job
+from kube_nb.jobs.journal import Entry, Journal
+from kube_nb.jobs.outputs import size_text
+from kube_nb.options import Options
+from kube_nb.spec import JobSpec, Task, new_job_id, spec_from
+
+Progress = Callable[[float, float | None, str], None]
+"""Called with (done, total, words) during work that may take long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A submit that has not happened yet.
+
+    Attributes:
+        spec: what would run.
+        cargo: what would travel.
+        findings: what the target says; none is an error.
+        env: the job's variables; secret.
+    """
+
+    backend: Backend
+    spec: JobSpec
+    cargo: Cargo
+    settings: Settings
+    findings: list[Finding]
+    notebook: str = ""
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    progress: Progress | None = None
+
+    @classmethod
+    def make(
+        cls,
+        backend: Backend,
+        options: Options,
+        settings: Settings,
+        *,
+        source: str,
+        namespace: dict[str, Any],
+        task: Task,
+        values: Mapping[str, Any],
+        name: str,
+        filename: str,
+        first_line: int,
+        text: str | None,
+        transform: Callable[[str], str] | None,
+        returns: bool,
+        plain: bool,
+        root: Path,
+        notebook: str,
+        progress: Progress | None,
+    ) -> Plan:
+        """Look at everything that can be known before anything is written.
+
+        Raises:
+            SyntaxError, MissingName, CannotRunThere, BadValue, BadFlag, Refused.
+        """
+        env = options.variables(settings)
+        spec = options.spec(task, settings, default_name=name, env_names=env)
+        findings = backend.check(spec)
+        errors = [finding for finding in findings if finding.level == "error"]
+        if errors:
+            first = errors[0].reason
+            raise Refused(what=first.what, why=first.why, next=first.next, findings=tuple(findings))
+        cargo = load_cargo(
+            source,
+            namespace,
+            kind=task.kind,
+            label=task.label,
+            values=values,
+            send=options.send,
+            keep=options.keep,
+            outputs=options.outputs if not plain else (),
+            include=options.include,
+            collect=options.collect,
+            filename=filename,
+            first_line=first_line,
+            whole=text,
+            transform=transform,
+            returns=returns,
+            plain=plain,
+            root=root,
+            limit=settings.get("return_limit"),
+            budget=settings.get("compare_budget"),
+        )
+        return cls(
+            backend=backend,
+            spec=spec,
+            cargo=cargo,
+            settings=settings,
+            findings=findings,
+            notebook=notebook,
+            env=env,
+            progress=progress,
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that go with the job: warnings, and what has no effect on this target."""
+        said = [_sentence(finding) for finding in self.findings]
+        return said + list(self.cargo.notes)
+
+    def submit(self, *, detached: bool = False) -> Job:
+        """Pack, write it down, create.
+
+        Args:
+            detached: the kernel goes on meanwhile, so changes of its values have to be noticed afterwards.
+
+        Raises:
+            CannotTravel: a value cannot be sent; the path to what hinders it is named.
+            StorageFailed, Refused, Unreachable: as the target says.
+        """
+        state = Path(self.settings.get("state_dir"))
+        key = secrets.token_bytes(32)
+        bundle = pack(self.cargo, self.spec, state=state, key=key, progress=self.progress)
+        bundle = replace(bundle, env=self.env)
+        may_return = {*self.cargo.assigned, *self.cargo.check} if self.cargo.outputs is None else {*self.cargo.outputs}
+        before = {name: self.cargo.namespace.get(name, ABSENT) for name in may_return}
+        entry = Entry(
+            id=self.spec.id,
+            name=self.spec.name,
+            target=self.backend.name,
+            label=self.spec.task.label,
+            created=time.time(),
+            key=key.hex(),
+            nodes=self.spec.resources.nodes,
+            procs=self.spec.resources.procs,
+            notebook=self.notebook,
+            before={
+                name: None if value is ABSENT else fingerprint_text(value) if detached else ""
+                for name, value in before.items()
+            },
+            notes=self.notes,
+            spec=asdict(self.spec),
+            shipped=bundle.size,
+            returns=self.cargo.returns,
+        )
+        job = _create(self.backend, self.spec, bundle, entry, Journal(state))
+        job.shared |= {BEFORE: before, "detached": detached}
+        return job
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The preflight as rows: what would run where, what travels, what stands against it."""
+        resources, environment = self.spec.resources, self.spec.environment
+        rows = [("what", self.spec.task.label), ("where", self.backend.where)]
+        rows.append(("sends", ", ".join(self.cargo.describe()) or "no names"))
+        if self.cargo.modules.names:
+            rows.append(("modules", ", ".join(sorted(self.cargo.modules.names))))
+        if self.cargo.files:
+            rows.append(("files", ", ".join(self.cargo.files)))
+        asked = {k: v for k, v in asdict(resources).items() if v is not None}
+        rows.append(("asks", ", ".join(f"{k} {_asked(k, v)}" for k, v in asked.items())))
+        if environment.packages:
+            rows.append(("packages", ", ".join(environment.packages)))
+        if environment.env_names:
+            rows.append(("variables", ", ".join(environment.env_names) + " (values are never shown)"))
+        outputs = self.cargo.outputs
+        back = "what the cell assigns or changes" if outputs is None else ", ".join(outputs) or "nothing"
+        rows.append(("returns", back))
+        return rows + [("note", note) for note in self.notes]
+
+
+def rerun(job: Job, backend: Backend, settings: Settings, environ: Mapping[str, str] = os.environ) -> Job:
+    """Submit the bundle of a job once more, under a new id; the values of its variables are those of this kernel.
+
+    Raises:
+        NotFound: the bundle was removed, or the job was submitted from elsewhere.
+        BadValue: a variable that it had is not set here.
+    """
+    if job.entry is None:
+        raise NotFound(
+            what=f"job {job.id} cannot be run again from here",
+            why="it was submitted from another machine",
+            next="run its cell again",
+        )
+    old = job.entry
+    spec = spec_from(old.spec)
+    spec = replace(spec, id=new_job_id(spec.name))
+    absent = [name for name in spec.environment.env_names if name not in environ]
+    if absent:
+        raise BadValue(
+            what=f"job {job.id} had the variable `{absent[0]}`, which is not set here",
+            next=f"set os.environ[{absent[0]!r}] first",
+        )
+    state, key = Path(settings.get("state_dir")), secrets.token_bytes(32)
+    bundle = repack(backend.bundle(job.id), spec, state=state, key=key)
+    bundle = replace(bundle, env={name: environ[name] for name in spec.environment.env_names})
+    entry = replace(old, id=spec.id, created=time.time(), key=key.hex(), before=dict.fromkeys(old.before, ""))
+    return _create(backend, spec, bundle, entry, Journal(state))
+
+
+def _create(backend: Backend, spec: JobSpec, bundle: Bundle, entry: Entry, journal: Journal) -> Job:
+    """Write it down, then create: a job that is nowhere written down is a job that may be lost."""
+    journal.write(entry)
+    try:
+        backend.submit(spec, bundle)
+    except (Refused, StorageFailed):
+        journal.remove(spec.id)
+        shutil.rmtree(bundle.directory, ignore_errors=True)
+        raise
+    return Job(backend, spec.id, entry)
+
+
+def _sentence(finding: Finding) -> str:
+    reason = finding.reason
+    return ". ".join(part.rstrip(".") for part in (reason.what, reason.why, reason.next) if part)
+
+
+def _asked(name: str, value: Any) -> str:
+    if name == "memory":
+        return size_text(value)
+    return f"{value['count']} {value['resource']}" if isinstance(value, dict) else f"{value:g}"

@@ -1,0 +1,110 @@
+"""Runs a planned submit in a notebook: the card, the output, the interrupt, the names that come back."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from kube_nb.jobs.assign import Return, returned
+from kube_nb.jobs.card import Card, snapshot
+from kube_nb.jobs.failure import failed
+from kube_nb.jobs.interrupts import Terminated, interrupted, watched
+from kube_nb.jobs.outputs import RESULT
+from kube_nb.jobs.replay import Replay
+from kube_nb.magics.draw import Board, Screen
+from kube_nb.magics.place import watched_by_a_person
+from kube_nb.spec import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from kube_nb.jobs.job import Job
+    from kube_nb.jobs.submit import Plan
+
+_LONG = 2.0
+"""Seconds after which packing shows its progress."""
+
+
+def send(shell: InteractiveShell, plan: Callable[[Any], Plan], *, detached: bool) -> tuple[Job, Board]:
+    """Submit, with a card that tells how far packing is where that takes long."""
+    board = Board(shell, secrets.token_hex(4))
+    started = time.monotonic()
+
+    def progress(done: float, total: float | None, text: str) -> None:
+        if time.monotonic() - started >= _LONG:
+            board.draw(Card(job="…", label="", where="", phase="Sending", progress=(done, total, text)))
+
+    job = plan(progress).submit(detached=detached)
+    board.draw(snapshot(job))
+    return job, board
+
+
+def attend(
+    shell: InteractiveShell, job: Job, board: Board, *, on_interrupt: str = "detach", assign: bool = True
+) -> Any:
+    """Show what the job writes until it has ended, then bind its names. An interrupt detaches or cancels.
+
+    Returns:
+        the value of a function or of the line form; None for a cell.
+
+    Raises:
+        what the user's code raised, or JobFailed where it was not the code that failed.
+    """
+    interactive = watched_by_a_person(shell)
+    replay = Replay()
+    screen = Screen(shell, job, trusted=job.entry is not None)
+    try:
+        with watched(interactive=interactive):
+            for batch in job.follow():
+                replay.take(batch)
+                screen.show(batch)
+                board.draw(snapshot(job, replay))
+            job.wait()
+    except (KeyboardInterrupt, Terminated) as interrupt:
+        screen.close()
+        said = interrupted(job, interactive=interactive, on_interrupt=on_interrupt)
+        board.close(snapshot(job, replay))
+        if said:
+            print(said)
+        if isinstance(interrupt, Terminated) or (not interactive):
+            raise KeyboardInterrupt(said) from None
+        return None
+    screen.close()
+    return finish(shell, job, board, replay, assign=assign)
+
+
+def finish(shell: InteractiveShell, job: Job, board: Board, replay: Replay, *, assign: bool = True) -> Any:
+    """Bind what came back in one step, draw the last card, raise what the job raised."""
+    back = returned(job, shell.user_ns) if assign else Return(values={}, row=())
+    if back.values:
+        shell.push(back.values)
+    if job.phase is Phase.SUCCEEDED and job.outputs.files:
+        from pathlib import Path
+
+        job.outputs.save_files(Path.cwd())
+    board.close(snapshot(job, replay, back.row))
+    if job.phase is Phase.SUCCEEDED:
+        return job.outputs.values_now().get(RESULT)
+    exception = job.exception()
+    if exception is not None:
+        raise exception
+    reason = job.reason
+    assert reason is not None, "a job that did not succeed has a reason"
+    raise failed(job.id, reason)
+
+
+def watch(job: Job, board: Board) -> None:
+    """Keep the card of a detached job up to date from the background, until it has ended."""
+    subscription: Any = None
+
+    def changed(status: Any) -> None:
+        if status.id != job.id:
+            return
+        board.draw(snapshot(job), now=True)
+        if status.phase.final and subscription is not None:
+            subscription.close()
+
+    subscription = job.subscribe(changed)

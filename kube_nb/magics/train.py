@@ -1,0 +1,61 @@
+"""`%%kube_train`: this cell, or one call, as a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.magic import line_cell_magic, magics_class, no_var_expand
+
+from kube_nb.magics.base import KubeMagics, helped, options_of
+from kube_nb.magics.flags import KERNEL, SUBMIT
+
+FLAGS = (*SUBMIT, *KERNEL)
+
+
+@magics_class
+class TrainMagics(KubeMagics):
+    """Sends cells and calls."""
+
+    @line_cell_magic
+    @no_var_expand
+    @helped("kube_train", FLAGS, "Run this cell, or the call after the flags, as a job and bring its results back.")
+    def kube_train(self, line: str, cell: str | None = None) -> Any:
+        """Run this cell, or the call after the flags, as a job and bring its results back."""
+        from kube_nb.magics.place import place_of, session_of
+        from kube_nb.magics.run import attend, send, watch
+        from kube_nb.spec import Task
+
+        shell = self.shell
+        args = self.read(line, FLAGS, rest=cell is None)
+        body = cell if cell is not None else args.rest
+        place = place_of(shell, body)
+        client = self.client(**options_of(args, SUBMIT))
+        transform = shell.transform_cell
+
+        def plan(progress: Any) -> Any:
+            return client.plan(
+                body,
+                shell.user_ns,
+                task=Task(kind="cell", label=place.label),
+                filename=place.filename,
+                first_line=place.first_line,
+                text=place.text,
+                transform=transform,
+                returns=cell is None,
+                notebook=session_of(shell),
+                progress=progress,
+            )
+
+        if args.given & {"dry_run"}:
+            from kube_nb.widgets.tables import Table
+
+            return Table(("", ""), plan(None).describe(), caption="Nothing was sent.")
+        detached = "detach" in args.given
+        job, board = send(shell, plan, detached=detached)
+        if "job" in args.given:
+            shell.push({args.values["job"]: job})
+        if detached:
+            watch(job, board)
+            return job
+        on_interrupt = args.values.get("on_interrupt") or client.settings.get("on_interrupt")
+        return attend(shell, job, board, on_interrupt=on_interrupt)

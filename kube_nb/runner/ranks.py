@@ -1,0 +1,389 @@
+"""The ranks of a node: started together, heard, and ended together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from . import ending, processes
+from .channel import Channel
+from .loop import Loop, Signals
+from .stream import Stream
+
+TYPE_CHECKING = False  # without importing `typing`: see node.py
+if TYPE_CHECKING:
+    from typing import Any
+
+PASSED_ON = frozenset({"state", "metric", "progress", "display", "clear", "output"})
+_READ = 1 << 18
+_LONGEST_HELD = 1 << 16
+_HELD_FOR = 1.0
+_LOOK_FOR_PARENT = 1.0
+_FAREWELL = 60.0
+"""Seconds a failed rank has for its own ending after the others were told to end."""
+_UNKILLABLE = 30.0
+
+
+class Rank:
+    """One process of the user's code, and what is known of it.
+
+    Args:
+        number: among all ranks of the job.
+        pid: leads its own session and process group.
+        pipe: the read end of its stdout and stderr; `capacity` bytes fit in.
+    """
+
+    def __init__(self, number: int, pid: int, pipe: int, capacity: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.pipe = pipe
+        self.capacity = capacity
+        self.open = True
+        self.held = b""
+        """The beginning of a line, while other ranks write too."""
+        self.flush_at: float | None = None
+        self.bye: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
+        self.status: int | None = None
+        """How its process ended, negative: the signal that killed it."""
+
+
+class Gang:
+    """Runs the ranks of a node until all have ended.
+
+    One failing rank ends all; so do a time-out and a signal. What came first is how the attempt ended.
+
+    Args:
+        sign: HMAC in hexadecimal of a record, made with the job's key.
+        filename: of the sent code.
+        timeout: seconds from the start of the code; None: no limit.
+        grace: seconds between SIGTERM and SIGKILL.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        signals: Signals,
+        parent: processes.Parent,
+        sign: Callable[[dict[str, Any]], str],
+        *,
+        filename: str,
+        timeout: float | None,
+        grace: float,
+    ) -> None:
+        self.started = 0.0
+        self.result: str | None = None
+        """Digest of the result's index, once rank 0 has sent it."""
+        self._stream = stream
+        self._signals = signals
+        self._parent = parent
+        self._sign = sign
+        self._filename = filename
+        self._timeout = timeout
+        self._grace = grace
+        self._loop = Loop()
+        self._loop.watch(signals.fd, signals.quiet, urgent=True)
+        self._ranks: dict[int, Rank] = {}
+        self._living: dict[int, Rank] = {}  # by process id
+        self._channel: Channel | None = None
+        self._oom_kills = processes.oom_kills()
+        self._first_failure: Rank | None = None
+        self._suspects: list[Rank] = []  # said that they failed, and may be the victims of one that is dead by now
+        self._cause: dict[str, Any] | None = None  # why all were stopped, where no rank is the reason
+        self._interrupts = 0
+        self._running = False
+        self._writing = False
+        self._cut_off = False
+        # When these moments come, on the monotonic clock; None: not awaited.
+        self._time_out_at: float | None = None
+        self._kill_at: float | None = None
+        self._farewell_at: float | None = None
+        self._give_up_at: float | None = None
+
+    def listen(self, path: str, tokens: dict[str, int]) -> None:
+        """Open the socket, before the first rank is there to speak."""
+        self._channel = Channel(path, tokens, self._receive, self._loop)
+
+    def start(self, number: int, command: list[str], *, cwd: str, env: dict[str, str]) -> None:
+        """Start one rank.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        self._signals.raising = False  # from now on there is something to stop
+        read, write, capacity = processes.output_pipe()
+        try:
+            pid = processes.spawn(command, cwd=cwd, env=env, output=write)
+        except OSError:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        rank = Rank(number, pid, read, capacity)
+        self._ranks[number] = self._living[pid] = rank
+        self._loop.watch(read, lambda: self._read(rank, rank.capacity))
+        if not self.started:
+            self.started = time.time()
+            self._start_clock()
+
+    def run(self) -> dict[str, Any]:
+        """Serve the ranks until none is left; how they ended, as an END without what only the node knows."""
+        while self._living and not _past(self._give_up_at):
+            self._loop.turn(self._patience(), urgent_only=self._stream.output.full)
+            self._heed_signals()
+            self._reap()  # before the suspects: a victim may speak before the death that made it one is noticed
+            while self._suspects:
+                self._fail(self._suspects.pop(0))
+            self._heed_time()
+            self._heed_output()
+        return self._how_it_ended()
+
+    def kill(self) -> None:
+        """Kill every process now; for when something went wrong here."""
+        for rank in self._living.values():
+            processes.send(rank.pid, signal.SIGKILL)
+        processes.kill_children()
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    # Text
+
+    def _read(self, rank: Rank, most: int) -> None:
+        """Pass on what the rank wrote, about `most` bytes at most."""
+        done = 0
+        while rank.open and done < most:
+            try:
+                data = os.read(rank.pipe, _READ)
+            except BlockingIOError:
+                break
+            if not data:
+                self._close_pipe(rank)
+                break
+            done += len(data)
+            self._pass_on(rank, data)
+            if len(data) < _READ:
+                break  # the pipe was empty then; to ask again would cost a system call for each line
+
+    def _pass_on(self, rank: Rank, data: bytes) -> None:
+        if len(self._ranks) == 1:
+            self._stream.text(rank.number, data)
+            return
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            self._stream.text(rank.number, rank.held + data[:cut])
+            rank.held, rank.flush_at = data[cut:], None
+        else:
+            rank.held += data
+        if len(rank.held) > _LONGEST_HELD:
+            self._flush(rank)
+        elif rank.held and rank.flush_at is None:
+            rank.flush_at = time.monotonic() + _HELD_FOR
+
+    def _flush(self, rank: Rank) -> None:
+        held, rank.held, rank.flush_at = rank.held, b"", None
+        self._stream.text(rank.number, held)
+
+    def _catch_up(self, rank: Rank) -> None:
+        """Pass on all that the rank wrote before now, whatever it and its children write meanwhile."""
+        self._read(rank, rank.capacity)
+        if rank.held:
+            self._flush(rank)
+
+    def _close_pipe(self, rank: Rank) -> None:
+        if rank.open:
+            rank.open = False
+            self._loop.forget(rank.pipe)
+            os.close(rank.pipe)
+
+    # Messages
+
+    def _receive(self, number: int, message: dict[str, Any]) -> bool:
+        rank = self._ranks.get(number)
+        kind = message.pop("kind", None)
+        if rank is None or not isinstance(kind, str):
+            return False
+        self._catch_up(rank)
+        if kind == "bye":
+            rank.bye = message
+            if self._end_of(rank)["code"] != "Succeeded":
+                self._suspects.append(rank)
+            return True
+        try:
+            if kind in PASSED_ON:
+                return self._write(kind, number, message)
+            if kind == "result":
+                return self._take_result(number, message["index"])
+            if kind == "error":
+                rank.error = message["error"]
+                return self._write("error", number, self._signed("error", rank.error))
+        except KeyError:
+            pass  # a message without what belongs to it is no message
+        return False
+
+    def _write(self, kind: str, number: int, data: dict[str, Any]) -> bool:
+        if "object" in data:
+            # A pickle in a file is loaded only by who can tell that this job wrote it.
+            data = data | {"hmac": self._sign({kind: data})}
+        if kind == "state" and data.get("phase") == "Running" and not self._running:
+            self._running = True
+            self._start_clock()
+        try:
+            self._stream.event(kind, number, **data)
+        except ValueError:  # a key of the envelope
+            return False
+        return True
+
+    def _signed(self, kind: str, value: Any) -> dict[str, Any]:
+        return {kind: value, "hmac": self._sign({kind: value})}
+
+    def _take_result(self, number: int, index: Any) -> bool:
+        if number == 0:
+            self.result = hashlib.sha256(canonical(index)).hexdigest()
+            return self._write("result", number, self._signed("index", index))
+        return True  # each rank has one; the job's is that of rank 0
+
+    # Ends
+
+    def _reap(self) -> None:
+        for pid, status in processes.ended(self._living):
+            rank = self._living.pop(pid, None)
+            if rank is not None:
+                self._finish(rank, status)
+
+    def _finish(self, rank: Rank, status: int) -> None:
+        """A rank's process has ended: take what it left behind, and judge."""
+        rank.status = status
+        if not self._living:
+            processes.kill_children()
+        if self._channel is not None:
+            self._channel.drain()
+        # What fits into a pipe is all that was written before; more can only come from a process that got away.
+        self._catch_up(rank)
+        self._close_pipe(rank)
+        if self._end_of(rank)["code"] != "Succeeded":
+            self._fail(rank)
+
+    def _end_of(self, rank: Rank) -> dict[str, Any]:
+        return ending.of_rank(
+            rank.number,
+            rank.status or 0,
+            rank.bye,
+            rank.error,
+            filename=self._filename,
+            out_of_memory=rank.status == -signal.SIGKILL and processes.oom_kills() > self._oom_kills,
+        )
+
+    def _fail(self, rank: Rank) -> None:
+        """The first rank that fails ends the others. Itself it may end in peace, unless that takes very long."""
+        if self._first_failure is not None or self._cause is not None:
+            return
+        self._first_failure = rank
+        others = [other for other in self._living.values() if other is not rank]
+        if others:
+            self._terminate(others)
+            self._farewell_at = time.monotonic() + _FAREWELL
+
+    def _stop(self, code: str, evalue: str = "", **detail: Any) -> None:
+        """End all ranks, for a reason that is none of theirs."""
+        if self._cause is None and self._first_failure is None:
+            self._cause = ending.end(code, self._stream.rank, evalue=evalue, detail=detail)
+        self._farewell_at = None
+        self._terminate(list(self._living.values()))
+
+    def _terminate(self, ranks: list[Rank]) -> None:
+        for rank in ranks:
+            processes.send(rank.pid, signal.SIGTERM)
+            processes.send(rank.pid, signal.SIGCONT)  # a stopped process hears nothing else
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + self._grace
+
+    def _kill(self) -> None:
+        for rank in self._living.values():
+            if self._farewell_at is None or rank is not self._first_failure:
+                processes.send(rank.pid, signal.SIGKILL)
+        self._kill_at = None
+        self._give_up_at = time.monotonic() + _UNKILLABLE + (_FAREWELL if self._farewell_at is not None else 0)
+
+    def _how_it_ended(self) -> dict[str, Any]:
+        if self._first_failure is not None:
+            record = self._end_of(self._first_failure)
+        elif self._cause is not None:
+            record = self._cause
+        else:
+            record = self._end_of(min(self._ranks.values(), key=lambda rank: rank.number))
+        if self._living:  # they wait for a device, where no signal reaches them
+            record["detail"]["left"] = [rank.pid for rank in self._living.values()]
+        return record
+
+    # What else the loop looks at
+
+    def _heed_signals(self) -> None:
+        for signum in self._signals.take():
+            if signum == signal.SIGHUP:
+                self._orphaned()
+            elif signum == signal.SIGTERM:
+                self._stop("Stopped", "the job was stopped from outside", signal="SIGTERM")
+            elif signum == signal.SIGINT:
+                self._interrupts += 1
+                self._stop("Cancelled")
+                if self._interrupts > 1:
+                    self._kill()
+
+    def _orphaned(self) -> None:
+        self._stop("Stopped", "the process that started this one is gone")
+        self._kill()
+
+    def _start_clock(self) -> None:
+        if self._timeout is not None:
+            self._time_out_at = time.monotonic() + self._timeout
+
+    def _heed_time(self) -> None:
+        for rank in self._ranks.values():
+            if _past(rank.flush_at):
+                self._flush(rank)
+        if _past(self._time_out_at):
+            self._time_out_at = None
+            self._stop("TimedOut", f"the code ran longer than {self._timeout:g} seconds", timeout=self._timeout)
+        if _past(self._kill_at):
+            self._kill()
+        if _past(self._farewell_at):
+            self._stop("Stopped")
+        if not self._parent.tells and self._parent.dead and self._give_up_at is None:
+            self._orphaned()
+
+    def _patience(self) -> float | None:
+        """Seconds until one of the moments comes; None: none is awaited."""
+        moments = [self._time_out_at, self._kill_at, self._farewell_at, self._give_up_at]
+        moments += [rank.flush_at for rank in self._ranks.values()]
+        left = [moment - time.monotonic() for moment in moments if moment is not None]
+        if not self._parent.tells:
+            left.append(_LOOK_FOR_PARENT)
+        return min(left, default=None)
+
+    def _heed_output(self) -> None:
+        output = self._stream.output
+        if output.broken is not None and not self._cut_off:
+            self._cut_off = True
+            code = "OutOfDisk" if ending.disk_is_full(output.broken) else "RunnerFault"
+            self._stop(code, f"the job's output cannot be written: {output.broken.strerror}")
+        if output.waiting != self._writing:
+            self._writing = output.waiting
+            if output.waiting:
+                self._loop.watch(output.fd, output.push, write=True, urgent=True)
+            else:
+                self._loop.forget(output.fd)
+
+
+def _past(moment: float | None) -> bool:
+    return moment is not None and time.monotonic() >= moment
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling of a JSON value that is signed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

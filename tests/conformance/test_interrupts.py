@@ -1,0 +1,130 @@
+"""What Ctrl-C and SIGTERM mean to a kernel that waits for a job."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from kube_nb.client import Client
+from kube_nb.jobs.job import Job
+from kube_nb.spec import Phase
+from tests.conformance.frontend import SeparateKernel
+from tests.conformance.sending import became, ended, tail
+
+pytestmark = pytest.mark.slow
+SLEEPS = "import time\nprint('ready', flush=True)\nx = 1\ntime.sleep(600)"
+
+
+def the_job() -> Job:
+    (job,) = Client().jobs()
+    return job
+
+
+def test_the_first_interrupt_detaches_and_says_how_to_cancel(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(f"%%kube_train\n{SLEEPS}")
+    running.until("ready")
+    separate_kernel.interrupt()
+    ran = running.finish()
+
+    job = the_job()
+    assert f"%kube_cancel {job.id}" in ran.text
+    assert f"%kube_attach {job.id}" in ran.text
+    assert not ran.error, ran.traceback
+    assert job.phase is Phase.RUNNING
+    cancelled = separate_kernel.run(f"%kube_cancel {job.id}")
+    assert cancelled.reply["status"] == "ok"
+    assert ended(job).phase is Phase.CANCELLED
+
+
+def test_a_second_interrupt_within_three_seconds_cancels(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(f"%%kube_train\n{SLEEPS}")
+    running.until("ready")
+    separate_kernel.interrupt()
+    running.until("detached")
+    separate_kernel.interrupt()
+    ran = running.finish()
+
+    assert ended(the_job()).phase is Phase.CANCELLED
+    assert "cancelled" in ran.text
+
+
+def test_a_later_interrupt_is_the_kernels_own(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(f"%%kube_train\n{SLEEPS}")
+    running.until("ready")
+    separate_kernel.interrupt()
+    running.finish()
+    other = separate_kernel.start("print('here')\nimport time\ntime.sleep(600)")
+    other.until("here")
+    separate_kernel.interrupt()
+
+    assert other.finish().error["ename"] == "KeyboardInterrupt"
+    assert the_job().phase is Phase.RUNNING
+
+
+def test_what_was_detached_can_be_attached_again(separate_kernel: SeparateKernel) -> None:
+    source = "import time\nprint('ready', flush=True)\ntime.sleep(6)\nx = 'made'\nprint('done')"
+    running = separate_kernel.start(f"%%kube_train\n{source}")
+    running.until("ready")
+    separate_kernel.interrupt()
+    running.finish()
+    attached = separate_kernel.run("%kube_attach")
+
+    assert "ready\n" in attached.text
+    assert "done\n" in attached.text
+    assert separate_kernel["x"] == "'made'"
+
+
+def test_on_interrupt_cancel_cancels_at_once(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(f"%%kube_train --on-interrupt cancel\n{SLEEPS}")
+    running.until("ready")
+    separate_kernel.interrupt()
+    running.finish()
+
+    assert the_job().phase is Phase.CANCELLED
+
+
+def test_where_nobody_watches_an_interrupt_cancels(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(f"%%kube_train\n{SLEEPS}", watched=False)
+    running.until("ready")
+    separate_kernel.interrupt()
+    ran = running.finish()
+
+    assert the_job().phase is Phase.CANCELLED
+    assert ran.error["ename"] == "KeyboardInterrupt"
+    assert "kube_nb/" not in ran.traceback
+
+
+def test_where_nobody_watches_sigterm_cancels(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(f"%%kube_train\n{SLEEPS}", watched=False)
+    running.until("ready")
+    separate_kernel.terminate()
+
+    job = became(the_job(), Phase.CANCELLED, within=30)
+    assert job.phase is Phase.CANCELLED
+    assert "ready\n" in tail(job)
+
+
+def test_an_interrupt_does_not_reach_the_code_of_the_job(separate_kernel: SeparateKernel) -> None:
+    source = (
+        "import time\nprint('ready', flush=True)\n"
+        "try:\n    time.sleep(5)\n    print('undisturbed')\nexcept KeyboardInterrupt:\n    print('disturbed')"
+    )
+    running = separate_kernel.start(f"%%kube_train\n{source}")
+    running.until("ready")
+    separate_kernel.interrupt()
+    running.finish()
+
+    assert tail(ended(the_job())) == "ready\nundisturbed\n"
+
+
+def test_a_kernel_that_is_killed_leaves_its_job_running(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start("%%kube_train\nimport time\nprint('ready', flush=True)\ntime.sleep(3)\nprint('done')")
+    running.until("ready")
+    separate_kernel.close()
+    time.sleep(0.5)
+
+    job = the_job()
+    assert ended(job).phase is Phase.SUCCEEDED
+    assert tail(job) == "ready\ndone\n"
+    assert job.outputs == {}

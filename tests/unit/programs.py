@@ -1,0 +1,319 @@
+"""Random programs over few names, and a namespace that records which of its values the interpreter really reads."""
+
+from __future__ import annotations
+
+import random
+import types
+from typing import Any
+
+NAMES = ["a", "b", "c", "d", "f", "g", "h", "K", "__p"]
+PARAMETERS = ["a", "b", "x"]
+_EXCEPTIONS = ["Exception", "NameError", "ValueError", "(KeyError, TypeError)"]
+
+
+class OutOfFuel(BaseException):
+    """The program has run long enough."""
+
+
+class World:
+    """Chance and time of one run."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self.fuel = 3000
+
+    def coin(self) -> bool:
+        self.tick()
+        return self._random.random() < 0.5
+
+    def tick(self, cost: int = 1) -> None:
+        self.fuel -= cost
+        if self.fuel < 0:
+            raise OutOfFuel
+
+
+class Value:
+    """Takes part in everything: it is called, entered, iterated, compared, subclassed, and calls what it is given."""
+
+    world = World(0)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.world.tick()
+        for argument in args:
+            if isinstance(argument, types.FunctionType | type) and self.world.coin():
+                try:
+                    argument()
+                except Exception:
+                    continue
+        return args[0] if args else Value()
+
+    def __iter__(self) -> Any:
+        return iter([Value(), Value()])
+
+    def __next__(self) -> Any:
+        return Value()
+
+    def __bool__(self) -> bool:
+        return self.world.coin()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return Value()
+
+    def __len__(self) -> int:
+        return 2
+
+    def __hash__(self) -> int:
+        return 1
+
+    def _operator(self, *others: Any) -> Any:
+        self.world.tick()
+        for other in others:
+            if isinstance(other, types.FunctionType) and self.world.coin():
+                try:
+                    other()
+                except Exception:
+                    continue
+        return Value()
+
+    __add__ = __radd__ = __iadd__ = __mul__ = __getitem__ = __setitem__ = __delitem__ = __neg__ = _operator
+    __or__ = __sub__ = __isub__ = _operator
+
+    def __eq__(self, other: object) -> bool:
+        return self.world.coin()
+
+    def __lt__(self, other: object) -> bool:
+        return self.world.coin()
+
+    def __contains__(self, other: object) -> bool:
+        return self.world.coin()
+
+    def __enter__(self) -> Value:
+        return Value()
+
+    def __exit__(self, *exception: Any) -> bool:
+        return self.world.coin()
+
+    def __format__(self, spec: str) -> str:
+        return "value"
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        for member in list(vars(owner).values()):
+            if isinstance(member, types.FunctionType) and self.world.coin():
+                try:
+                    member()
+                except Exception:
+                    continue
+
+
+class Recording(dict):
+    """A namespace that notes the names whose values from the beginning are read.
+
+    The interpreter asks a dictionary's subclass through `__getitem__`, in functions too.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.original = dict(values)
+        self.read: set[str] = set()
+        self.finished = False
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        Value.world.tick()
+        if isinstance(value, list | tuple | str) and len(value) > 100:
+            raise OutOfFuel
+        if name in self.original and value is self.original[name]:
+            self.read.add(name)
+        return value
+
+
+def execute(program: str, values: dict[str, Any], seed: int) -> Recording:
+    """Run a program to its end, its exception, or the end of its fuel."""
+    Value.world = World(seed)
+    namespace = Recording({**values, "turn": lambda: Value.world.tick(200)})
+    try:
+        exec(compile(program, "<program>", "exec", dont_inherit=True), namespace)
+        namespace.finished = True
+    except (OutOfFuel, Exception):
+        namespace.finished = False
+    Value.world = World(0)
+    return namespace
+
+
+class Programs:
+    """Writes programs; what it writes depends on `chance` alone."""
+
+    def __init__(self, chance: random.Random, names: list[str] = NAMES) -> None:
+        self._chance = chance
+        self._names = names
+        self._left = 40
+
+    def program(self) -> str:
+        return "\n".join(self._block(0, loop=False, scope="module"))
+
+    def _one(self, *choices: Any) -> Any:
+        return self._chance.choice(choices)
+
+    def _name(self) -> str:
+        return self._chance.choice(self._names)
+
+    def _block(self, depth: int, *, loop: bool, scope: str) -> list[str]:
+        lines: list[str] = []
+        for _ in range(self._chance.randint(1, 6 if depth == 0 else 3)):
+            self._left -= 1
+            if self._left < 0:
+                break
+            lines += self._statement(depth, loop, scope)
+        return lines or ["pass"]
+
+    def _indented(self, depth: int, *, loop: bool, scope: str) -> list[str]:
+        return ["    " + line for line in self._block(depth + 1, loop=loop, scope=scope)]
+
+    def _statement(self, depth: int, loop: bool, scope: str) -> list[str]:
+        simple = [self._assign, self._assign, self._call, self._call, self._call, self._rebind, self._rare]
+        if self._chance.random() < 0.3:
+            simple.append(self._delete)
+        compound = [self._if, self._for, self._while, self._with, self._try, self._match, self._def, self._def, self._class]
+        if depth >= 3 or self._chance.random() < 0.5:
+            if loop and self._chance.random() < 0.1:
+                return [self._one("break", "continue")]
+            return self._chance.choice(simple)(scope)
+        return self._chance.choice(compound)(depth, loop, scope)
+
+    # -- simple statements
+
+    def _assign(self, scope: str) -> list[str]:
+        return [
+            self._one(
+                f"{self._name()} = {self._expr()}",
+                f"{self._name()} = {self._name()} = {self._expr()}",
+                f"{self._name()}, *{self._name()} = {self._expr()}",
+                f"{self._name()}[{self._expr(2)}], {self._name()} = {self._expr()}",
+                f"{self._name()}: {self._name()} = {self._expr()}",
+                f"{self._name()}.x = {self._expr()}",
+            )
+        ]
+
+    def _call(self, scope: str) -> list[str]:
+        return [self._one(f"{self._name()}({self._expr()})", f"{self._name()}()", self._walrus(), self._expr())]
+
+    def _rebind(self, scope: str) -> list[str]:
+        return [self._one(f"{self._name()} += {self._expr()}", f"{self._name()} = {self._name()}")]
+
+    def _delete(self, scope: str) -> list[str]:
+        return [self._one(f"del {self._name()}", f"del {self._name()}[0]", f"del ({self._name()}, {self._name()})")]
+
+    def _rare(self, scope: str) -> list[str]:
+        choices = [f"import math as {self._name()}", f"assert {self._expr()}, {self._expr()}", "pass"]
+        if self._chance.random() < 0.2:
+            choices.append(self._one("raise ValueError", f"raise {self._name()}"))
+        if scope == "function":
+            choices.append(f"return {self._expr()}")
+        return [self._chance.choice(choices)]
+
+    # -- compound statements
+
+    def _if(self, depth: int, loop: bool, scope: str) -> list[str]:
+        lines = [f"if {self._one(self._expr(), self._name(), self._walrus(), 'False', 'True')}:"]
+        lines += self._indented(depth, loop=loop, scope=scope)
+        if self._chance.random() < 0.5:
+            lines += ["else:", *self._indented(depth, loop=loop, scope=scope)]
+        return lines
+
+    def _for(self, depth: int, loop: bool, scope: str) -> list[str]:
+        target = self._one(self._name(), f"{self._name()}.x", f"{self._name()}[0]")
+        lines = [f"for {target} in {self._one(self._name(), self._expr(), '[1, 2]', '()')}:"]
+        lines += self._indented(depth, loop=True, scope=scope)
+        if self._chance.random() < 0.3:
+            lines += ["else:", *self._indented(depth, loop=loop, scope=scope)]
+        return lines
+
+    def _while(self, depth: int, loop: bool, scope: str) -> list[str]:
+        body = self._indented(depth, loop=True, scope=scope)
+        return [f"while {self._one(self._name(), self._expr())}:", "    turn()", *body]
+
+    def _with(self, depth: int, loop: bool, scope: str) -> list[str]:
+        items = [
+            self._one(f"{self._expr()} as {self._name()}", self._name(), f"{self._name()} as ({self._name()}, b)")
+            for _ in range(self._chance.randint(1, 2))
+        ]
+        return [f"with {', '.join(items)}:", *self._indented(depth, loop=loop, scope=scope)]
+
+    def _try(self, depth: int, loop: bool, scope: str) -> list[str]:
+        lines = ["try:", *self._indented(depth, loop=loop, scope=scope)]
+        kind = self._chance.random()
+        if kind < 0.8:
+            error = self._chance.choice(_EXCEPTIONS)
+            lines += [f"except {error}{self._one('', f' as {self._name()}')}:"]
+            lines += self._indented(depth, loop=loop, scope=scope)
+            if self._chance.random() < 0.3:
+                lines += ["else:", *self._indented(depth, loop=loop, scope=scope)]
+        if kind > 0.6:
+            lines += ["finally:", *self._indented(depth, loop=False, scope=scope)]
+        return lines
+
+    def _match(self, depth: int, loop: bool, scope: str) -> list[str]:
+        lines = [f"match {self._one(self._name(), self._expr(), '[1, 2]')}:"]
+        patterns = [f"[{self._name()}, *{self._name()}]", f"{self._name()}.x", "1", f"{{'k': x, **{self._name()}}}"]
+        for pattern in self._chance.sample(patterns, 2):
+            if "b, *b" in pattern or len(set(pattern.strip("[]").split(", *"))) == 1 and "*" in pattern:
+                continue
+            lines += [f"    case {pattern}{self._one('', f' if {self._expr()}')}:"]
+            lines += ["    " + line for line in self._indented(depth, loop=loop, scope=scope)]
+        lines += [f"    case {self._one('_', self._name())}:"]
+        return lines + ["    " + line for line in self._indented(depth, loop=loop, scope=scope)]
+
+    def _def(self, depth: int, loop: bool, scope: str) -> list[str]:
+        lines = [f"@{self._name()}"] if self._chance.random() < 0.2 else []
+        default = self._one("", f"={self._expr(2)}")
+        annotation = self._one("", "", f": {self._name()}")
+        lines += [f"def {self._name()}(x{annotation}{default or '=None'}, *b):"]
+        body = self._indented(depth, loop=False, scope="function")
+        if self._chance.random() < 0.3:
+            body = [f"    global {self._chance.choice(['a', 'c', 'd', '__p'])}", *body]
+        return lines + body
+
+    def _class(self, depth: int, loop: bool, scope: str) -> list[str]:
+        lines = [f"@{self._name()}"] if self._chance.random() < 0.1 else []
+        lines += [f"class {self._one('K', self._name())}{self._one('', f'({self._name()})', f'(metaclass={self._name()})', '')}:"]
+        body = self._indented(depth, loop=False, scope="class")
+        if self._chance.random() < 0.2:
+            body = ["    global d", *body]
+        return lines + body
+
+    # -- expressions
+
+    def _expr(self, depth: int = 0) -> str:
+        if depth >= 3:
+            return self._name()
+        deeper = depth + 1
+        return self._one(
+            lambda: self._name(),
+            lambda: self._name(),
+            lambda: self._one("1", "'s'", "[]", "None"),
+            lambda: f"{self._name()}({self._expr(deeper)})",
+            lambda: f"{self._expr(deeper)} + {self._expr(deeper)}",
+            lambda: f"({self._expr(deeper)} {self._one('and', 'or', '<', '==')} {self._expr(deeper)})",
+            lambda: f"({self._expr(deeper)} < {self._expr(deeper)} < {self._expr(deeper)})",
+            lambda: f"({self._expr(deeper)} if {self._expr(deeper)} else {self._expr(deeper)})",
+            lambda: f"(lambda x={self._expr(deeper)}: {self._expr(deeper)})",
+            lambda: f"[{self._expr(deeper)} for {self._name()} in {self._expr(deeper)}]",
+            lambda: f"[{self._expr(deeper)} for x in {self._expr(deeper)} for a in {self._expr(deeper)} if {self._name()}]",
+            lambda: f"{{{self._name()}: {self._expr(deeper)} for x in {self._expr(deeper)}}}",
+            lambda: f"list({self._expr(deeper)} for x in {self._expr(deeper)})",
+            lambda: f"f'{{{self._name()}}}'",
+            lambda: f"({self._expr(deeper)}, {self._expr(deeper)})",
+            lambda: f"[{self._expr(deeper)}, *{self._name()}]",
+            lambda: f"{{{self._expr(deeper)}: {self._expr(deeper)}}}",
+            lambda: f"{self._name()}.x",
+            lambda: f"{self._name()}[{self._expr(deeper)}]",
+        )()
+
+    def _walrus(self) -> str:
+        walrus = f"({self._name()} := {self._expr(1)})"
+        return self._one(walrus, f"({self._name()} and {walrus})", f"({walrus} or {self._expr(1)}) + {self._name()}")
