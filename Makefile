@@ -51,7 +51,7 @@ $(READY): $(LOCK) pyproject.toml
 		|| $(BIN)/python requirements/fetch_pip.py
 	@sed -n '/^uv==/,/[^\\]$$/p' $(LOCK) > .venv/uv.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync -q --require-hashes $(LOCK)
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync -q --compile-bytecode --require-hashes $(LOCK)
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	@touch $(READY)
 

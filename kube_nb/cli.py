@@ -107,6 +107,8 @@ def _run(args: Any) -> int:
         print(job.id)
         return 0
     print(f"job {job.id} on {job.where}", file=sys.stderr)
+    for note in job.entry.notes if job.entry else ():
+        print(f"note: {note}", file=sys.stderr)
     on_interrupt = args.on_interrupt or client.settings.get("on_interrupt")
     code = _follow(job, interactive=not args.wait and sys.stdin.isatty(), on_interrupt=on_interrupt)
     if code == 0:

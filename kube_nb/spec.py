@@ -10,7 +10,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, cast
 
 from kube_nb.errors import BadValue
 
@@ -259,7 +259,7 @@ def spec_from(record: dict[str, Any]) -> JobSpec:
     """
 
     def tuples(values: dict[str, Any]) -> dict[str, Any]:
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return {key: tuple(cast("list[Any]", one)) if isinstance(one, list) else one for key, one in values.items()}
 
     resources = dict(record["resources"])
     gpu = resources.pop("gpu")

@@ -21,6 +21,7 @@ DECLARED = {
     "linux": "a fact of Linux is tested on Linux",
     "macos": "a fact of macOS is tested on macOS",
     "mount": "a full or read-only disk is tested where a file system can be mounted",
+    "torch": "tensors are tested where torch is installed; the development environment leaves it out for its size",
 }
 """Suites that a machine may be unable to run, and what they want."""
 

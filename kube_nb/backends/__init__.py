@@ -22,7 +22,11 @@ def open_backend(target: str, settings: Settings) -> Backend:
 
         from kube_nb.backends.local.backend import LocalBackend
 
-        return LocalBackend(Path(settings.get("state_dir")))
+        return LocalBackend(
+            Path(settings.get("state_dir")),
+            max_age=settings.get("retention_days") * 86400,
+            max_bytes=settings.get("retention_bytes"),
+        )
     raise NotFound(
         what=f"there is no target `{target}`",
         why="this version runs jobs on this machine alone; clusters come with the next one",

@@ -65,7 +65,7 @@ class Bundle:
     runner: Path
     key: bytes = field(repr=False)
     size: int = 0
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class JobStatus:
     attempt: int = 0
     nodes: int = 1
     owner: str = ""
-    end: Mapping[str, Any] = field(default_factory=dict)
+    end: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Capacity:
 
     cpu: tuple[float, float] | None = None
     memory: tuple[int, int] | None = None
-    gpus: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    gpus: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     note: str = ""
 
 

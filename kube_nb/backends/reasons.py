@@ -23,6 +23,9 @@ def reason_of(end: End) -> Reason:
     if words is None:
         return Reason(code=code, what=f"the job ended with {code}", why=_error(end), next="look at %kube_logs")
     what, why, next = words(end)
+    detail = _detail(end)
+    if detail.get("what"):  # who met the failure knew better
+        what, why, next = (str(detail.get(key) or "") for key in ("what", "why", "next"))
     return Reason(code=code, what=what, why=why, next=next)
 
 
@@ -140,10 +143,11 @@ def _bundle_corrupted(end: End) -> tuple[str, str, str]:
 
 
 def _environment_failed(end: End) -> tuple[str, str, str]:
+    detail = _detail(end)
     return (
-        "the packages of the job could not be made ready",
-        str(end.get("evalue") or "") or "the installer failed; %kube_logs shows what it said",
-        "check --packages and the package index, or use an image that has them",
+        str(detail.get("what") or "the packages of the job could not be made ready"),
+        str(detail.get("why") or end.get("evalue") or "the installer failed; %kube_logs shows what it said"),
+        str(detail.get("next") or "check --packages and the package index, or use an image that has them"),
     )
 
 
@@ -183,7 +187,9 @@ def _supervisor_lost(end: End) -> tuple[str, str, str]:
         why = "the machine was started anew while the job was running"
     else:
         number = f" (process {detail['supervisor']})" if detail.get("supervisor") else ""
-        why = f"its supervisor{number} ended without a word: killed, or out of memory"
+        said = str(detail.get("log") or "").strip().splitlines()
+        ended = f"with the words `{said[-1]}`" if said else "without a word: killed, or out of memory"
+        why = f"its supervisor{number} ended {ended}"
     return "the job was lost", why, "send it again with %kube_rerun; kn.checkpoint_dir() keeps work"
 
 

@@ -13,12 +13,13 @@ import hmac
 import json
 import linecache
 import os
+import re
 import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Literal
@@ -36,6 +37,8 @@ from kube_nb.spec import Digest, JobSpec
 
 Progress = Callable[[float, float | None, str], None]
 AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+_ENV_FLAGS = re.compile(r"(%kube_\w+)(?:\\\n|[^\n])*?--env(?:\\\n|[^\n])*")
+"""Flags that may hold secrets: sources are kept with the job, and these lines are not run there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,8 @@ class Cargo:
         modules, files: local modules; files beside the notebook, by relative path.
         limit: bytes that come back unasked; budget: seconds for finding what changed.
         notes: sentences that go with the job.
+        packages: what is installed before the code starts, as the runner reads it.
+        index_env: credentials of the package index, which the runner takes away again; secret.
     """
 
     source: Source
@@ -75,6 +80,8 @@ class Cargo:
     limit: int
     budget: float
     notes: tuple[str, ...]
+    packages: dict[str, Any]
+    index_env: dict[str, str] = field(default_factory=dict, repr=False)
 
     def further(self, names: Iterable[str]) -> dict[str, Any]:
         """Values that functions deep inside the values read, found only while these are packed."""
@@ -119,6 +126,8 @@ def load_cargo(
     transform: Callable[[str], str] | None,
     returns: bool,
     plain: bool,
+    packages: Sequence[str],
+    install: str,
     root: Path,
     limit: int,
     budget: float,
@@ -162,6 +171,8 @@ def load_cargo(
     modules = local_modules(source.imports | captured.modules | _module_names(values), root=root)
     notes = [*modules.lines, *_notes(source.announces | captured.announces, source.relative_paths, files, root)]
     touched = source.touched | captured.touched
+    asked, index_env, lines = _packages(packages)
+    notes += lines
     wanted |= values
     return Cargo(
         source=source,
@@ -183,6 +194,8 @@ def load_cargo(
         limit=limit,
         budget=budget,
         notes=tuple(notes),
+        packages=asked | {"install": install, "requires_ipython": False},
+        index_env=index_env,
     )
 
 
@@ -257,7 +270,6 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
         for digest in filter(None, [*remote["buffers"], None if "data" in remote else remote["pickle"]]):
             _link(place / digest, directory / "objects" / digest)
         remotes[name] = remote
-    packages = spec.environment.packages
     manifest = {
         "version": 1,
         "job": spec.id,
@@ -284,13 +296,7 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
             "limit": cargo.limit,
             "budget": cargo.budget,
         },
-        "packages": {
-            "pins": list(packages),
-            "constraints": [],
-            "install": spec.environment.install,
-            "index": {},
-            "requires_ipython": False,
-        },
+        "packages": cargo.packages,
         "nodes": spec.resources.nodes,
         "procs": spec.resources.procs,
         "retries": spec.policy.retries,
@@ -298,7 +304,7 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
         "grace": spec.policy.grace,
         "sizes": {entry.name: entry.stat().st_size for entry in os.scandir(directory / "objects") if entry.is_file()},
     }
-    return _sign(manifest, directory, key, runner_object(state))
+    return replace(_sign(manifest, directory, key, runner_object(state)), env=cargo.index_env)
 
 
 def _sign(manifest: dict[str, Any], directory: Path, key: bytes, runner: Path) -> Bundle:
@@ -342,6 +348,18 @@ def _included(patterns: Iterable[str], root: Path) -> dict[str, Path]:
     return found
 
 
+def _packages(asked: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], Sequence[str]]:
+    """What the runner installs, the secret part of it, and lines to show. Here the job has all the kernel has."""
+    if not asked:
+        return {"pins": [], "constraints": [], "index": {}}, {}, ()
+    from kube_nb.capture.packages import Kernel, pins
+    from kube_nb.capture.packages_index import user_index
+
+    found, index = pins((), kernel=Kernel(), packages=asked), user_index()
+    said = {"pins": list(found.pins), "constraints": list(found.constraints), "index": index.manifest()}
+    return said, index.env(), found.lines
+
+
 def _is_remote(value: Any) -> bool:
     """Whether it only stands for a value that lies with an earlier job."""
     return hasattr(type(value), "__kube_nb_remote__")
@@ -382,7 +400,12 @@ def _cell_sources(cargo: Cargo) -> dict[str, str]:
         for name in names
         if len(linecache.cache.get(name, ())) == 4 and not os.path.exists(name)
     }
-    return texts | {cargo.source.filename: cargo.text}
+    texts[cargo.source.filename] = cargo.text
+    return {name: _ENV_FLAGS.sub(_hidden, text) for name, text in texts.items()}
+
+
+def _hidden(flags: re.Match[str]) -> str:
+    return f"{flags[1]} …" + "\n" * flags[0].count("\n")
 
 
 def _codes(value: Any) -> Iterable[CodeType]:

@@ -79,7 +79,7 @@ def pins(
     """What is installed before the code starts.
 
     Args:
-        modules: dotted names that the sent code, its values and its local modules import.
+        modules: dotted names that the sent code, its values and its local modules import (`LocalModules.external`).
         kernel: where they are installed now.
         target: where the job runs; None: in the kernel's own interpreter, which has everything but `packages`.
         packages: requirements that the person asked for; they come before what the kernel has.

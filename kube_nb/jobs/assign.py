@@ -9,6 +9,8 @@ from kube_nb.jobs.outputs import RESULT, RemoteValue, size_text
 from kube_nb.spec import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kube_nb.jobs.job import Job
 
 ABSENT = object()
@@ -79,6 +81,11 @@ def _moved(job: Job, name: str, namespace: dict[str, Any]) -> bool:
         return False
     known = job.entry.before.get(name)
     return known is None or known != fingerprint_text(now)
+
+
+def fingerprints(values: Mapping[str, Any]) -> dict[str, str | None]:
+    """What the journal keeps of the names that a job may give back; None: the name does not exist."""
+    return {name: None if value is ABSENT else fingerprint_text(value) for name, value in values.items()}
 
 
 def fingerprint_text(value: Any) -> str:

@@ -12,9 +12,11 @@ from kube_nb.spec import Phase
 if TYPE_CHECKING:
     from kube_nb.backends.base import Reason
     from kube_nb.jobs.job import Job
+    from kube_nb.jobs.journal import Entry
     from kube_nb.jobs.replay import Replay
 
 _BAR = 24
+_NAMES = 12
 _MARK = {"Succeeded": "#1a7f37", "Failed": "#b42318", "Cancelled": "#6e7781"}
 
 
@@ -106,10 +108,9 @@ def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str]
     """
     from kube_nb.errors import NotFound
     from kube_nb.jobs.job import elapsed
-    from kube_nb.jobs.outputs import size_text
 
     entry = job.entry
-    sent = (("sent", size_text(entry.shipped)),) if entry and entry.shipped else ()
+    sent = (("sent", _sent(entry)),) if entry else ()
     try:
         status = job.status()
     except NotFound as gone:
@@ -130,6 +131,15 @@ def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str]
         rows=sent + rows,
         notes=tuple(entry.notes) if entry else (),
     )
+
+
+def _sent(entry: Entry) -> str:
+    """`1.2 MB: X_train, y_train, fit`."""
+    from kube_nb.jobs.outputs import size_text
+
+    names = [name for name in entry.sent if not name.startswith("__kube_nb")]
+    listed = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
+    return size_text(entry.shipped) + (f": {listed}" if names else "")
 
 
 def duration(seconds: float) -> str:

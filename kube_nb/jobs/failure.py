@@ -22,16 +22,39 @@ def exception_of(error: dict[str, Any], original: BaseException | None, job: str
         original: what the job's pickle gave.
         job: the id, named in the traceback.
     """
-    exception = original
-    if exception is None:
-        kind = type(error["ename"], (JobFailed,), {"__module__": "__main__", "__str__": lambda self: self.what})
-        exception = kind(what=error["evalue"])
+    exception = _named(error["ename"], error["evalue"]) if original is None else original
     rendered = render(error, job)
     try:
         exception._render_traceback_ = lambda: rendered  # type: ignore[attr-defined]  # what IPython asks for
     except AttributeError:  # a class with slots: IPython then shows its own, shorter traceback
         exception.add_note("\n".join(rendered))
     return exception
+
+
+def as_ipython_shows_it(exception: BaseException) -> BaseException:
+    """The exception, or in its place one with its name and words that IPython shows as it is told to.
+
+    It has a way of its own for syntax errors, groups and SystemExit, in which the person's lines are lost, and shows
+    nothing at all where the words cannot be had.
+    """
+    try:
+        words = str(exception)
+    except Exception:  # noqa: BLE001 - a __str__ of foreign code
+        words = "<exception str() failed>"
+    else:
+        if not isinstance(exception, (SyntaxError, BaseExceptionGroup, SystemExit)):
+            return exception
+    shown = _named(type(exception).__name__, words)
+    shown.__cause__ = exception
+    render = getattr(exception, "_render_traceback_", None)
+    if render is not None:
+        shown._render_traceback_ = render
+    return shown
+
+
+def _named(name: str, words: str) -> JobFailed:
+    kind = type(name, (JobFailed,), {"__module__": "__main__", "__str__": lambda self: self.what})
+    return kind(what=words)
 
 
 def failed(job: str, reason: Reason) -> JobFailed:

@@ -38,6 +38,13 @@ def watched(*, interactive: bool) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def ending(said: str) -> KeyboardInterrupt:
+    """What ends the cell after a cancel that nobody watched: shown as one line."""
+    interrupt = KeyboardInterrupt(said)
+    interrupt._render_traceback_ = lambda: [f"KeyboardInterrupt: {said}"]  # type: ignore[attr-defined]
+    return interrupt
+
+
 def interrupted(job: Job, *, interactive: bool, on_interrupt: str) -> str:
     """Answer an interrupt: cancel where nobody watches or it was asked for, else detach.
 

@@ -33,6 +33,7 @@ class Entry:
         notebook: session of the kernel that sent it, to find "the last job" of a notebook.
         before: fingerprint of each name that may come back, as it was at the submit; None: it did not exist.
         notes: sentences of the submit that stay with the job (what was dropped, what has no effect).
+        sent: names of the values that travelled.
         shipped: bytes of the bundle.
         spec: what was submitted, as `dataclasses.asdict` gives it, so that it can be submitted again.
         returns: the result is one value (function or line form), not names.
@@ -50,6 +51,7 @@ class Entry:
     before: dict[str, str | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     spec: dict[str, Any] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
     shipped: int = 0
     returns: bool = False
 

@@ -156,6 +156,9 @@ class Outputs(Mapping[str, Any]):
         why = self.unreturned.get(name, "the job gave back: " + (", ".join(self) or "nothing"))
         raise NotFound(what=f"job {self._job.id} has no output `{name}`", why=why)
 
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self)
+
     def __iter__(self) -> Iterator[str]:
         names = [*self._index.get("names", {}), *self._index.get("remote", {}), *self._produced]
         return iter(dict.fromkeys(name for name in names if name != RESULT))

@@ -15,10 +15,10 @@ from kube_nb.backends.base import Backend, Bundle, Finding
 from kube_nb.capture.bundle import Cargo, load_cargo, pack, repack
 from kube_nb.config import Settings
 from kube_nb.errors import BadValue, NotFound, Refused, StorageFailed
-from kube_nb.jobs.assign import ABSENT, BEFORE, fingerprint_text
+from kube_nb.jobs.assign import ABSENT, BEFORE, fingerprints
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Entry, Journal
-from kube_nb.jobs.outputs import size_text
+from kube_nb.jobs.outputs import kernel_namespace, size_text
 from kube_nb.options import Options
 from kube_nb.spec import JobSpec, Task, new_job_id, spec_from
 
@@ -97,6 +97,8 @@ class Plan:
             transform=transform,
             returns=returns,
             plain=plain,
+            packages=spec.environment.packages,
+            install=spec.environment.install,
             root=root,
             limit=settings.get("return_limit"),
             budget=settings.get("compare_budget"),
@@ -131,7 +133,7 @@ class Plan:
         state = Path(self.settings.get("state_dir"))
         key = secrets.token_bytes(32)
         bundle = pack(self.cargo, self.spec, state=state, key=key, progress=self.progress)
-        bundle = replace(bundle, env=self.env)
+        bundle = replace(bundle, env={**self.env, **bundle.env})
         may_return = {*self.cargo.assigned, *self.cargo.check} if self.cargo.outputs is None else {*self.cargo.outputs}
         before = {name: self.cargo.namespace.get(name, ABSENT) for name in may_return}
         entry = Entry(
@@ -144,12 +146,10 @@ class Plan:
             nodes=self.spec.resources.nodes,
             procs=self.spec.resources.procs,
             notebook=self.notebook,
-            before={
-                name: None if value is ABSENT else fingerprint_text(value) if detached else ""
-                for name, value in before.items()
-            },
+            before=fingerprints(before) if detached else {n: None if v is ABSENT else "" for n, v in before.items()},
             notes=self.notes,
             spec=asdict(self.spec),
+            sent=[*self.cargo.values, *self.cargo.remote],
             shipped=bundle.size,
             returns=self.cargo.returns,
         )
@@ -203,8 +203,11 @@ def rerun(job: Job, backend: Backend, settings: Settings, environ: Mapping[str, 
     state, key = Path(settings.get("state_dir")), secrets.token_bytes(32)
     bundle = repack(backend.bundle(job.id), spec, state=state, key=key)
     bundle = replace(bundle, env={name: environ[name] for name in spec.environment.env_names})
-    entry = replace(old, id=spec.id, created=time.time(), key=key.hex(), before=dict.fromkeys(old.before, ""))
-    return _create(backend, spec, bundle, entry, Journal(state))
+    before = {name: kernel_namespace().get(name, ABSENT) for name in old.before}
+    entry = replace(old, id=spec.id, created=time.time(), key=key.hex(), before=fingerprints(before))
+    again = _create(backend, spec, bundle, entry, Journal(state))
+    again.shared |= {BEFORE: before, "detached": True}
+    return again
 
 
 def _create(backend: Backend, spec: JobSpec, bundle: Bundle, entry: Entry, journal: Journal) -> Job:

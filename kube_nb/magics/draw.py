@@ -14,6 +14,8 @@ from kube_nb.jobs.card import Card, bundle
 from kube_nb.jobs.lines import Lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from IPython.core.interactiveshell import InteractiveShell
 
     from kube_nb.jobs.job import Job
@@ -45,6 +47,11 @@ class Board:
         publish(self._shell, bundle(card), {}, self._id, update=self._shown)
         self._shown = True
 
+    def again(self) -> None:
+        """Show the last state anew: the cell's output was cleared, and the card with it."""
+        if self._last is not None:
+            publish(self._shell, bundle(self._last), {}, self._id, update=False)
+
     def close(self, card: Card) -> None:
         """Show the last state."""
         if self._live:
@@ -58,14 +65,17 @@ class Screen:
 
     Args:
         shell: the kernel's.
-        job: whose text and displays these are.
+        job: whose text and displays these are; of several ranks, only the first one's displays are shown.
+        cleared: called when the job has cleared the cell's output, before anything else is written.
         trusted: it is one's own; HTML of others is shown in a sandbox.
     """
 
-    def __init__(self, shell: InteractiveShell, job: Job, *, trusted: bool = True) -> None:
+    def __init__(self, shell: InteractiveShell, job: Job, *, cleared: Callable[[], None], trusted: bool = True) -> None:
         entry = job.entry
         self._shell = shell
         self._job = job
+        self._cleared = cleared
+        self._clears_next = False
         self._trusted = trusted
         self._lines = Lines(prefixed=bool(entry) and entry.nodes * entry.procs > 1)
         self._plain = not (entry and entry.nodes * entry.procs > 1)
@@ -81,15 +91,17 @@ class Screen:
         last = {
             item.data["id"]: number
             for number, item in enumerate(batch)
-            if isinstance(item, Event) and item.kind == "display" and item.data.get("id")
+            if isinstance(item, Event) and item.kind == "display" and item.rank == 0 and item.data.get("id")
         }
         for number, item in enumerate(batch):
             if isinstance(item, Text):
                 self._text(item)
-            elif isinstance(item, Event) and item.kind == "display":
+            elif not isinstance(item, Event) or item.rank != 0:
+                continue
+            elif item.kind == "display":
                 self._display(item, superseded=last.get(item.data.get("id"), number) > number)
-            elif isinstance(item, Event) and item.kind == "clear":
-                self._shell.display_pub.clear_output(wait=bool(item.data.get("wait")))
+            elif item.kind == "clear":
+                self._clear(wait=bool(item.data.get("wait")))
         sys.stdout.flush()
 
     def close(self) -> None:
@@ -110,7 +122,21 @@ class Screen:
             for line in self._lines.add(item.rank, item.data):
                 self._write(line)
 
+    def _clear(self, *, wait: bool) -> None:
+        self._shell.display_pub.clear_output(wait=wait)
+        if wait:  # a frontend clears when the next output comes
+            self._clears_next = True
+        else:
+            self._cleared()
+
+    def _before_output(self) -> None:
+        if self._clears_next:
+            self._clears_next = False
+            self._cleared()
+
     def _write(self, text: str) -> None:
+        if text:
+            self._before_output()
         room = _NOTEBOOK_LIMIT - self._written
         if room > 0:
             shown = text[:room]
@@ -135,6 +161,8 @@ class Screen:
         if not self._trusted:
             data = sandboxed(data)
         update = bool(event.data.get("update")) and display_id in self._displayed
+        if not update:
+            self._before_output()
         if display_id:
             self._displayed.add(display_id)
         if hasattr(self._shell, "kernel"):

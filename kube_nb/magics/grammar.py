@@ -311,7 +311,9 @@ def _quoted(line: str, start: int) -> tuple[str, int]:
         else:
             text += line[position]
             position += 1
-    raise BadFlag(what=f"a quote is not closed: {line[start:]}", next=f"close it with {quote}, or write \\{quote} for it")
+    raise BadFlag(
+        what=f"a quote is not closed: {line[start:]}", next=f"close it with {quote}, or write \\{quote} for it"
+    )
 
 
 def _closing(line: str, start: int) -> int | None:

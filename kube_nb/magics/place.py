@@ -29,9 +29,8 @@ class Place:
 
 def place_of(shell: InteractiveShell, body: str) -> Place:
     """The place of a magic's body, under however many other magics it stands."""
-    number = shell.execution_count
     history = shell.history_manager.input_hist_raw if shell.history_manager else [""]
-    text = history[-1] if history else ""
+    text, number = history[-1], len(history) - 1
     at = text.rfind(body.rstrip("\n"))
     if not body.strip() or at < 0:
         text, at = body, 0

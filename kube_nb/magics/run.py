@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kube_nb.jobs.assign import Return, returned
 from kube_nb.jobs.card import Card, snapshot
-from kube_nb.jobs.failure import failed
-from kube_nb.jobs.interrupts import Terminated, interrupted, watched
+from kube_nb.jobs.failure import as_ipython_shows_it, failed
+from kube_nb.jobs.interrupts import Terminated, ending, interrupted, watched
 from kube_nb.jobs.outputs import RESULT
 from kube_nb.jobs.replay import Replay
 from kube_nb.magics.draw import Board, Screen
@@ -55,7 +55,7 @@ def attend(
     """
     interactive = watched_by_a_person(shell)
     replay = Replay()
-    screen = Screen(shell, job, trusted=job.entry is not None)
+    screen = Screen(shell, job, cleared=board.again, trusted=job.entry is not None)
     try:
         with watched(interactive=interactive):
             for batch in job.follow():
@@ -70,7 +70,7 @@ def attend(
         if said:
             print(said)
         if isinstance(interrupt, Terminated) or (not interactive):
-            raise KeyboardInterrupt(said) from None
+            raise ending(said) from None
         return None
     screen.close()
     return finish(shell, job, board, replay, assign=assign)
@@ -90,7 +90,7 @@ def finish(shell: InteractiveShell, job: Job, board: Board, replay: Replay, *, a
         return job.outputs.values_now().get(RESULT)
     exception = job.exception()
     if exception is not None:
-        raise exception
+        raise as_ipython_shows_it(exception)
     reason = job.reason
     assert reason is not None, "a job that did not succeed has a reason"
     raise failed(job.id, reason)

@@ -40,7 +40,7 @@ class Baseline:
         self._namespace = namespace
         began = time.monotonic()
         self._before = self._look([name for name in names if name in namespace], budget / 2)
-        self._left = budget - (time.monotonic() - began)
+        self._left = max(budget - (time.monotonic() - began), budget / 2)
 
     def compare(self) -> tuple[list[str], list[str]]:
         """Names whose value was changed or rebound since, and those for which there was no time."""

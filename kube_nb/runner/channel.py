@@ -1,7 +1,7 @@
 """The socket by which code in a rank, and in any child of it, reaches the runner.
 
-A client says its rank's token in the first line and then one JSON object a line. Each is answered by one byte once it
-stands in the stream: a newline, or `!` where it was refused. A client whose token is wrong is cut off.
+A client says its rank's token in the first line and then one JSON object a line. Each is answered by one line once it
+stands in the stream: empty, or `! why` where it is refused. A client whose token is wrong is cut off.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Channel:
     Args:
         path: of the socket; its folder is for this user alone.
         tokens: token -> rank.
-        receive: called for each rank's message, in the order in which they come; False: it is refused.
+        receive: called for each rank's message, in the order in which they come; says why it is refused, or nothing.
     """
 
     def __init__(
-        self, path: str, tokens: dict[str, int], receive: Callable[[int, dict[str, Any]], bool], loop: Loop
+        self, path: str, tokens: dict[str, int], receive: Callable[[int, dict[str, Any]], str], loop: Loop
     ) -> None:
         self._tokens = tokens
         self._receive = receive
@@ -128,7 +128,7 @@ class Channel:
             client.line.append(rest)
             client.length += len(rest)
         if client.length > _LONGEST_LINE:
-            client.answer(False)
+            client.answer("the message is too long")
             return False
         return True
 
@@ -138,15 +138,15 @@ class Channel:
                 return rank
         return None
 
-    def _message(self, rank: int, line: bytes) -> bool:
+    def _message(self, rank: int, line: bytes) -> str:
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            return False
+            return "the message is not JSON"
         if not isinstance(message, dict):
-            return False
+            return "the message is not an object"
         if len(line) > _SURELY_FITS and len(json.dumps(message)) > _LONGEST_EVENT:
-            return False
+            return "the message is too long"
         return self._receive(rank, message)
 
     def _drop(self, fd: int) -> None:
@@ -162,9 +162,10 @@ class _Client:
         """The line that is not complete yet, in the pieces that came."""
         self.length = 0
 
-    def answer(self, accepted: bool) -> bool:
+    def answer(self, refusal: str) -> bool:
         """Whether the client took the answer; one that sends for ever and reads nothing does not."""
+        reply = f"! {refusal}\n".encode() if refusal else b"\n"
         try:
-            return self.connection.send(b"\n" if accepted else b"!") == 1
+            return self.connection.send(reply) == len(reply)
         except OSError:
             return False

@@ -159,7 +159,10 @@ def parts_of(cls: type, arguments: tuple[Any, ...], state: tuple[dict[str, Any],
             members.pop(name, None)
         annotations = annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
         if annotations:
-            members["__annotations__"] = annotations
+            members["__annotations__"] = {
+                key: one.__forward_arg__ if isinstance(one, annotationlib.ForwardRef) else one
+                for key, one in annotations.items()
+            }
     return (metaclass, name, bases, kwargs, *more), (members, rest)
 
 

@@ -38,7 +38,10 @@ def describe(
         pickled: gives the exception as a graph, or None where it cannot travel.
         sources: file names of sent code: a syntax error in one of them has its line as a frame.
     """
-    record = _describe(exception, pickled, sources, set(), _CHAIN)
+    try:
+        record = _describe(exception, pickled, sources, set(), _CHAIN)
+    except Exception:  # noqa: BLE001 - an exception may be made so that even looking at it raises
+        record = _bare(exception)
     if len(json.dumps(record)) > _RECORD:  # thousands of causes and members: the exception itself says most
         record |= {"cause": None, "context": None, "group": []}
     return record
@@ -47,6 +50,13 @@ def describe(
 def text(exception: BaseException) -> str:
     """The traceback as Python prints it, without our frames."""
     return "".join(_trimmed(exception).format()).rstrip("\n")
+
+
+def _bare(exception: BaseException) -> dict[str, Any]:
+    """The record of an exception of which only its class can be told."""
+    kind = type(exception)
+    empty: dict[str, Any] = {"frames": [], "cause": None, "context": None, "group": [], "notes": [], "pickle": None}
+    return empty | {"ename": kind.__name__, "evalue": "", "qualified": kind.__qualname__, "text": kind.__name__}
 
 
 def _describe(

@@ -68,6 +68,7 @@ def watch(session: Session) -> Watch:
         before={"matplotlib": _choose_backend, "matplotlib.pyplot": session.on_import},
         after={
             "IPython": lambda _: session.on_import(),
+            "pandas": _show_columns_as_a_notebook,
             "tqdm.notebook": _draw_bars_as_text,
             "plotly.io._renderers": _render_without_nbformat,
         },
@@ -78,6 +79,12 @@ def _choose_backend() -> None:
     """The inline backend comes with IPython; where it is missing, its name would fail every figure."""
     if os.environ.get("MPLBACKEND") == _INLINE and find_spec("matplotlib_inline") is None:
         os.environ["MPLBACKEND"] = "agg"
+
+
+def _show_columns_as_a_notebook(pandas: ModuleType) -> None:
+    """Pandas takes a shell without a kernel for a terminal, and leaves the number of columns to its width."""
+    if pandas.get_option("display.max_columns") == 0:
+        pandas.set_option("display.max_columns", 20)
 
 
 def _draw_bars_as_text(notebook: ModuleType) -> None:

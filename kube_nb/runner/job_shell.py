@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import shutil
 import sys
@@ -166,4 +167,6 @@ def make(main: ModuleType, displays: Displays) -> JobShell:
     # As in the middle of a cell, which this is: else %%capture could not put its own hook in the place of ours.
     shell.builtin_trap.__enter__()
     shell.display_trap.__enter__()
+    for name in ("exit", "quit"):  # which the trap hides: a shell in a terminal has its own
+        setattr(builtins, name, sys.exit)
     return shell

@@ -77,6 +77,13 @@ class Loop:
         with suppress(KeyError):  # it was not urgent
             self._few.unregister(fd)
 
+    def rest(self, fd: int) -> None:
+        """Do not look for input on `fd` (its end is still seen) until `resume`."""
+        self._all.modify(fd, 0)
+
+    def resume(self, fd: int) -> None:
+        self._all.modify(fd, select.POLLIN)
+
     def turn(self, seconds: float | None, *, urgent_only: bool) -> None:
         """Wait at most `seconds`, then serve what is ready."""
         milliseconds = None if seconds is None else max(0, int(seconds * 1000) + 1)

@@ -29,6 +29,8 @@ _REQUIRED = ("bundle", "out", "work", "key", "end", "node", "attempt")
 _OPTIONAL = ("checkpoints", "env-store", "parent")
 _LONGEST_FOLDER = 80
 """Of a folder with a socket in it, whose path may have 104 bytes (macOS) or 108."""
+_INDEX_CREDENTIALS = "KUBE_NB_INDEX_CREDENTIALS"
+"""For the installer alone (`installer.py`, which is slow to import)."""
 _WORTH_SAYING = 64 << 20
 """Bytes that take a noticeable time to check."""
 
@@ -87,7 +89,7 @@ class Node:
         """Do all of it, whatever happens; the exit status."""
         try:
             record = self._attempt()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the ranks end and an END is written
             self._signals.raising = False
             if self._gang is not None:
                 self._gang.kill()
@@ -101,6 +103,8 @@ class Node:
     def _attempt(self) -> dict[str, Any]:
         arguments = self._arguments
         parent = processes.Parent(arguments.parent)
+        if parent.dead:
+            raise Interrupted(signal.SIGHUP)
         processes.adopt_orphans()
         with open(arguments.key, "rb") as file:
             self._key = file.read()
@@ -162,8 +166,9 @@ class Node:
                 packages, Path(store), lambda text: self._stream.state("Starting", "install", text)
             )
         except environment.EnvironmentFailed as error:
-            detail = {"what": error.what, "why": error.why, "next": error.next}
-            raise ending.CannotGoOn("EnvironmentFailed", error.what, detail) from error
+            detail = {"what": error.what, "why": error.why, "next": error.next, "code": error.code}
+            code = "OutOfDisk" if error.code == "OutOfDisk" else "EnvironmentFailed"
+            raise ending.CannotGoOn(code, error.what, detail) from error
 
     def _start(self, gang: Gang, modules: str | None, env_path: list[str]) -> None:
         """Start every rank of this node."""
@@ -205,6 +210,7 @@ class Node:
         procs, nodes = manifest["procs"], manifest["nodes"]
         env = dict(os.environ)
         env.pop("KUBE_NB_CHECKPOINTS", None)  # of a job around this one
+        env.pop(_INDEX_CREDENTIALS, None)
         env |= {
             "WORLD_SIZE": str(nodes * procs),
             "LOCAL_WORLD_SIZE": str(procs),
@@ -281,10 +287,12 @@ class Node:
 
 
 def _report(error: Exception) -> None:
-    """A fault of our own, for developers."""
+    """A fault of our own, for developers; where the disk is full nobody hears of it."""
     import traceback
+    from contextlib import suppress
 
-    traceback.print_exception(error)
+    with suppress(OSError):
+        traceback.print_exception(error)
 
 
 def _private_folder(others: list[str]) -> str:

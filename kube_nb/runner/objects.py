@@ -315,8 +315,12 @@ class _Threads:
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # no thread can be made, or an interrupt
+            self._next = self._count
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:

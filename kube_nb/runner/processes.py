@@ -137,7 +137,7 @@ def ended(leaders: Container[int]) -> Iterator[tuple[int, int]]:
 
 
 def _look() -> int:
-    """A child that has ended and is not reaped yet, so that nobody else can have its number; -1: any, if there is one."""
+    """A child that has ended and is not reaped yet, so that nobody else can have its number; -1: any that there is."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         return -1
     found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -22,6 +22,8 @@ PASSED_ON = frozenset({"state", "metric", "progress", "display", "clear", "outpu
 _READ = 1 << 18
 _LONGEST_HELD = 1 << 16
 _HELD_FOR = 1.0
+_REST = 0.001
+"""Seconds between two looks at a pipe that had little: a rank that prints many lines need not wake us for each."""
 _LOOK_FOR_PARENT = 1.0
 _FAREWELL = 60.0
 """Seconds a failed rank has for its own ending after the others were told to end."""
@@ -46,6 +48,7 @@ class Rank:
         self.held = b""
         """The beginning of a line, while other ranks write too."""
         self.flush_at: float | None = None
+        self.resume_at: float | None = None
         self.bye: dict[str, Any] | None = None
         self.error: dict[str, Any] | None = None
         self.status: int | None = None
@@ -125,7 +128,7 @@ class Gang:
             os.close(write)
         rank = Rank(number, pid, read, capacity)
         self._ranks[number] = self._living[pid] = rank
-        self._loop.watch(read, lambda: self._read(rank, rank.capacity))
+        self._loop.watch(read, lambda: self._hear(rank))
         if not self.started:
             self.started = time.time()
             self._start_clock()
@@ -154,10 +157,15 @@ class Gang:
 
     # Text
 
-    def _read(self, rank: Rank, most: int) -> None:
-        """Pass on what the rank wrote, about `most` bytes at most."""
+    def _hear(self, rank: Rank) -> None:
+        if self._read(rank) < rank.capacity // 4 and rank.open:
+            self._loop.rest(rank.pipe)
+            rank.resume_at = time.monotonic() + _REST
+
+    def _read(self, rank: Rank) -> int:
+        """Pass on what the rank wrote before now, and not much of what it writes meanwhile; how many bytes it was."""
         done = 0
-        while rank.open and done < most:
+        while rank.open and done < rank.capacity:
             try:
                 data = os.read(rank.pipe, _READ)
             except BlockingIOError:
@@ -169,6 +177,7 @@ class Gang:
             self._pass_on(rank, data)
             if len(data) < _READ:
                 break  # the pipe was empty then; to ask again would cost a system call for each line
+        return done
 
     def _pass_on(self, rank: Rank, data: bytes) -> None:
         if len(self._ranks) == 1:
@@ -190,63 +199,64 @@ class Gang:
         self._stream.text(rank.number, held)
 
     def _catch_up(self, rank: Rank) -> None:
-        """Pass on all that the rank wrote before now, whatever it and its children write meanwhile."""
-        self._read(rank, rank.capacity)
+        """Pass on all that the rank wrote before now, the beginning of a line too."""
+        self._read(rank)
         if rank.held:
             self._flush(rank)
 
     def _close_pipe(self, rank: Rank) -> None:
         if rank.open:
-            rank.open = False
+            rank.open, rank.resume_at = False, None
             self._loop.forget(rank.pipe)
             os.close(rank.pipe)
 
     # Messages
 
-    def _receive(self, number: int, message: dict[str, Any]) -> bool:
+    def _receive(self, number: int, message: dict[str, Any]) -> str:
+        """Do what a rank's message asks for; why not, where it is refused."""
         rank = self._ranks.get(number)
         kind = message.pop("kind", None)
         if rank is None or not isinstance(kind, str):
-            return False
+            return "the message has no kind"
         self._catch_up(rank)
-        if kind == "bye":
-            rank.bye = message
-            if self._end_of(rank)["code"] != "Succeeded":
-                self._suspects.append(rank)
-            return True
         try:
             if kind in PASSED_ON:
-                return self._write(kind, number, message)
-            if kind == "result":
-                return self._take_result(number, message["index"])
-            if kind == "error":
+                self._pass_event_on(kind, number, message)
+            elif kind == "result":
+                self._take_result(number, message["index"])
+            elif kind == "error":
                 rank.error = message["error"]
-                return self._write("error", number, self._signed("error", rank.error))
-        except KeyError:
-            pass  # a message without what belongs to it is no message
-        return False
+                self._write_signed("error", number, "error", rank.error)
+            elif kind == "bye":
+                self._take_goodbye(rank, message)
+            else:
+                return f"there is no message of kind {kind[:40]!r}"
+        except KeyError as missing:
+            return f"the message has no {missing}"
+        except ValueError as reserved:
+            return str(reserved)
+        return ""
 
-    def _write(self, kind: str, number: int, data: dict[str, Any]) -> bool:
-        if "object" in data:
-            # A pickle in a file is loaded only by who can tell that this job wrote it.
-            data = data | {"hmac": self._sign({kind: data})}
+    def _pass_event_on(self, kind: str, number: int, data: dict[str, Any]) -> None:
+        if kind == "output":  # what it gives may be a pickle, which only who can tell that this job wrote it may load
+            data = data | {"hmac": self._sign({"output": data})}
         if kind == "state" and data.get("phase") == "Running" and not self._running:
             self._running = True
             self._start_clock()
-        try:
-            self._stream.event(kind, number, **data)
-        except ValueError:  # a key of the envelope
-            return False
-        return True
+        self._stream.event(kind, number, **data)
 
-    def _signed(self, kind: str, value: Any) -> dict[str, Any]:
-        return {kind: value, "hmac": self._sign({kind: value})}
-
-    def _take_result(self, number: int, index: Any) -> bool:
-        if number == 0:
+    def _take_result(self, number: int, index: Any) -> None:
+        if number == 0:  # each rank may have one; the job's is that of rank 0
+            self._write_signed("result", number, "index", index)
             self.result = hashlib.sha256(canonical(index)).hexdigest()
-            return self._write("result", number, self._signed("index", index))
-        return True  # each rank has one; the job's is that of rank 0
+
+    def _take_goodbye(self, rank: Rank, bye: dict[str, Any]) -> None:
+        rank.bye = bye
+        if self._end_of(rank)["code"] != "Succeeded":
+            self._suspects.append(rank)
+
+    def _write_signed(self, kind: str, number: int, name: str, value: Any) -> None:
+        self._stream.event(kind, number, **{name: value, "hmac": self._sign({name: value})})
 
     # Ends
 
@@ -347,6 +357,9 @@ class Gang:
         for rank in self._ranks.values():
             if _past(rank.flush_at):
                 self._flush(rank)
+            if _past(rank.resume_at):
+                rank.resume_at = None
+                self._loop.resume(rank.pipe)
         if _past(self._time_out_at):
             self._time_out_at = None
             self._stop("TimedOut", f"the code ran longer than {self._timeout:g} seconds", timeout=self._timeout)
@@ -360,7 +373,8 @@ class Gang:
     def _patience(self) -> float | None:
         """Seconds until one of the moments comes; None: none is awaited."""
         moments = [self._time_out_at, self._kill_at, self._farewell_at, self._give_up_at]
-        moments += [rank.flush_at for rank in self._ranks.values()]
+        for rank in self._ranks.values():
+            moments += [rank.flush_at, rank.resume_at]
         left = [moment - time.monotonic() for moment in moments if moment is not None]
         if not self._parent.tells:
             left.append(_LOOK_FOR_PARENT)

@@ -6,12 +6,12 @@ import glob
 import os
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..events import IN_BAND
 from . import graph
 from .execute import RESULT
-from .hindrance import path_to
 from .objects import Objects
 
 _FILES = 10_000
@@ -102,7 +102,7 @@ class Results:
                 found |= matches
         stored = {}
         for relative, path in found.items():
-            digest = self._objects.write_file(path)  # type: ignore[arg-type]
+            digest = self._objects.write_file(Path(path))
             stored[relative] = {"object": digest, "size": self._objects.size(digest)}
         return stored
 
@@ -151,10 +151,16 @@ class Results:
         return {"size": sizes[name], "type": type(self._namespace[name]).__name__}
 
     def _hindered(self, name: str, error: BaseException) -> None:
-        path, _ = path_to(name, self._namespace[name], self._size)
-        shown = "the result" if name == RESULT and path == RESULT else path.replace(RESULT, "result", 1)
-        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self._unreturned[name] = why if path == name != RESULT else f"{shown}: {why}"
+        from . import cause
+
+        found = cause.find(name, self._namespace[name], error, self._namespace)
+        place = "it" if found.path == name else found.path.replace(RESULT, "result", 1)
+        called = type(found.value).__name__
+        if found.kind == cause.OTHER:
+            why = f"cannot be pickled: {type(found.error).__name__}: {found.error}"
+        else:
+            why = f"is {'an' if found.kind[0] in 'aeiou' else 'a'} {found.kind} ({called})"
+        self._unreturned[name] = f"{place} {why}"
 
 
 def _matches(pattern: str, work: str) -> dict[str, str]:

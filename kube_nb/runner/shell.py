@@ -145,6 +145,8 @@ class LightShell:
         return self._magic(f"%%{name}").run_cell_magic(name, line, cell)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "kernel" or name.startswith("_"):
+            raise AttributeError(name)  # a shell without a kernel: libraries ask in order to find out where they are
         if not self._session.installed:
             raise AttributeError(str(NeedsIPython(f"get_ipython().{name}")))
         return getattr(self._session.shell(), name)

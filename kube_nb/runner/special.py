@@ -14,6 +14,7 @@ import sys
 import typing
 import weakref
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 _STREAMS = ("stdout", "stderr", "stdin")
@@ -28,6 +29,10 @@ def reducer_of(kind: type) -> Callable[[Any], Any] | None:
         return _reduce_stream
     if issubclass(kind, logging.Logger):
         return _reduce_logger
+    if "ctypes" in sys.modules and issubclass(kind, sys.modules["ctypes"].CDLL):
+        return _refuse_library
+    if issubclass(kind, BaseException) and _has_its_own_constructor(kind):
+        return _reduce_exception
     return None
 
 
@@ -99,11 +104,33 @@ def _logger(settings: list[tuple[str | None, int, bool, list[tuple[str, int, Any
     return logging.getLogger(settings[0][0])
 
 
+def _refuse_library(library: Any) -> Any:
+    # Its handle is a number, which pickle would copy, and an address that means nothing elsewhere.
+    raise pickle.PicklingError(f"cannot pickle a handle of a C library ({library!r})")
+
+
 def _reduce_view(view: memoryview) -> Any:
     whole = memoryview(view.obj)
     if (view.nbytes, view.format, view.shape) == (whole.nbytes, whole.format, whole.shape):
         return memoryview, (view.obj,)
     raise pickle.PicklingError("cannot pickle a memoryview of a part of a buffer")
+
+
+def _has_its_own_constructor(kind: type[BaseException]) -> bool:
+    reduced_as_usual = kind.__reduce__ is BaseException.__reduce__ and kind.__reduce_ex__ is object.__reduce_ex__
+    return reduced_as_usual and isinstance(kind.__init__, FunctionType) and not isinstance(kind.__new__, FunctionType)
+
+
+def _reduce_exception(exception: BaseException) -> Any:
+    # BaseException would call the constructor with `args`, which are seldom the arguments that it was called with.
+    return _exception, (type(exception), exception.args), vars(exception) or None
+
+
+def _exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    made = kind.__new__(kind, *args)
+    builtin = next(base for base in kind.__mro__ if not isinstance(base.__init__, FunctionType))
+    builtin.__init__(made, *args)
+    return made
 
 
 def _reduce_cached(cached: functools.cached_property[Any]) -> Any:
@@ -179,6 +206,7 @@ if sys.version_info >= (3, 12):
     _REDUCERS[typing.TypeAliasType] = _reduce_alias  # pyright: ignore[reportAttributeAccessIssue]
 
 RESTORERS: dict[str, Callable[..., Any]] = {
+    "exception": _exception,
     "stream": _stream,
     "logger": _logger,
     "cached-property": _cached_property,

@@ -6,6 +6,7 @@ import os
 import select
 import stat
 import time
+from contextlib import suppress
 
 TYPE_CHECKING = False  # without importing `typing`: see node.py
 if TYPE_CHECKING:
@@ -27,12 +28,19 @@ class Output:
     """
 
     def __init__(self, fd: int) -> None:
+        mode = os.fstat(fd).st_mode
         self.fd = fd
         self.broken: OSError | None = None
         self._waiting = bytearray()
-        self._at_once = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._at_once = stat.S_ISREG(mode)
+        self._most = select.PIPE_BUF  # what a pipe that is ready takes without blocking
+        if stat.S_ISFIFO(mode):
+            # O_NONBLOCK would hold for everybody who shares the pipe, so we open it once more for ourselves.
+            with suppress(OSError):  # no Linux, or a pipe of another user
+                self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._most = _WAITING
         self._room = select.poll()
-        self._room.register(fd, select.POLLOUT)
+        self._room.register(self.fd, select.POLLOUT)
 
     @property
     def waiting(self) -> bool:
@@ -58,11 +66,12 @@ class Output:
 
     def push(self) -> None:
         """Write what fits without blocking."""
-        # A pipe that is ready takes PIPE_BUF bytes at once. O_NONBLOCK would hold for everybody who shares the pipe.
         try:
             while self._waiting and self._room.poll(0):
-                written = os.write(self.fd, self._waiting[: select.PIPE_BUF])
+                written = os.write(self.fd, self._waiting[: self._most])
                 del self._waiting[:written]
+        except BlockingIOError:
+            pass  # it became full
         except OSError as error:
             self._break(error)
 

@@ -24,6 +24,7 @@ from .voice import Voice
 
 _WORTH_SAYING = 64 * 1024 * 1024
 _EXCEPTION = 64 * 1024
+_NAMED = 8
 
 
 class Task:
@@ -68,7 +69,12 @@ class Task:
             error = raised
         if os.getpid() != self._pid:
             return self._end_child(error)
-        self._session.finish(error)
+        try:
+            self._session.finish(error)
+        except Exception as trouble:  # noqa: BLE001 - a figure that fails to draw does not fail a cell
+            from . import failure
+
+            sys.stderr.write(failure.text(trouble) + "\n")
         return self._conclude(error)
 
     # Before ---------------------------------------------------------------------------------------------------------
@@ -111,7 +117,7 @@ class Task:
         if size > _WORTH_SAYING and self._leads:
             self._voice.say("state", phase="Starting", step="load", text=f"loading {size / 1e6:.0f} MB")
         namespace = self._namespace
-        namespace |= graph.load(self._manifest["graph"], namespace=namespace, objects=self._sent)
+        graph.load(self._manifest["graph"], namespace=namespace, objects=self._sent, arrived=namespace.update)
         for name, reference in self._manifest.get("remotes", {}).items():
             namespace[name] = graph.load(reference, namespace=namespace, objects=self._sent)[name]
 
@@ -154,8 +160,9 @@ class Task:
         if failed and not asked and not collect:
             return
         if names or collect:
-            words = ["the result" if name == execute.RESULT else name for name in names]
-            self._say_state("return", "returning " + ", ".join([*words, *collect]))
+            words = ["the result" if name == execute.RESULT else name for name in [*names, *collect]]
+            more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+            self._say_state("return", f"returning {', '.join(words[:_NAMED])}{more}")
         files = results.files(collect, self._spec["work"])
         limit = None if asked is not None else self._outputs["limit"]
         self._voice.say("result", index=results.index(names, limit=limit, unchecked=unchecked, files=files))

@@ -124,10 +124,10 @@ def check_interpreter(manifest: dict[str, Any]) -> None:
     ours, theirs = sys.version_info[:2], tuple(manifest["python"][:2])
     if ours != theirs:
         here, there = (".".join(map(str, version)) for version in (ours, theirs))
+        what = f"the job runs on Python {here}, its code comes from Python {there}"
+        why = "functions travel as byte code, which differs from one to the other"
         raise CannotGoOn(
-            "EnvironmentFailed",
-            f"the job runs on Python {here}, its code comes from Python {there}",
-            {"next": f"use an image with Python {there}"},
+            "EnvironmentFailed", what, {"what": what, "why": why, "next": f"use an image with Python {there}"}
         )
 
 

@@ -41,8 +41,8 @@ def target(request: pytest.FixtureRequest, state_dir: Path, monkeypatch: pytest.
                 pytest.skip(f"capability {capability.value}: {backend.name} does not declare it")
     yield request.param
     client = Client()
-    for id in client.journal.ids():
-        client.backend.delete(id)
+    for status in client.backend.list(frozenset(client.journal.ids())):
+        client.backend.delete(status.id)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from kube_nb import Client, Job
+from kube_nb.spec import JobId
 
 CARD = "kube-nb-card-"
 """How the display ids of job cards begin."""
@@ -65,12 +66,12 @@ class Error:
 class Shown:
     """What the frontend shows below one cell."""
 
-    def __init__(self, job: Callable[[], Job]) -> None:
+    def __init__(self) -> None:
         self.pieces: list[Piece] = []
         self.error: Error | None = None
         self.value: Any = None
         """The value of the cell's last expression."""
-        self._job = job
+        self.submitted: list[JobId] = []
         self._clear_next = False
 
     @property
@@ -100,8 +101,9 @@ class Shown:
 
     @property
     def job(self) -> Job:
-        """The job that this cell submitted."""
-        return self._job()
+        """The one job that this cell submitted."""
+        assert len(self.submitted) == 1, f"one job was expected, not {self.submitted}"
+        return Client().job(self.submitted[0])
 
     def _stream(self, name: str) -> str:
         return overwritten("".join(piece.text for piece in self.pieces if piece.stream == name))
@@ -138,7 +140,7 @@ class Frontend:
     """All cells of a notebook, and the one whose turn it is."""
 
     def __init__(self) -> None:
-        self.cells: list[Shown] = [Shown(_no_job)]
+        self.cells: list[Shown] = [Shown()]
 
     @property
     def cell(self) -> Shown:
@@ -150,10 +152,6 @@ class Frontend:
             for piece in cell.pieces:
                 if piece.id == id:
                     piece.data, piece.metadata = data, metadata
-
-
-def _no_job() -> Job:
-    raise AssertionError("no job was submitted")
 
 
 class _Stream(io.TextIOBase):
@@ -242,17 +240,12 @@ class Kernel:
         """
         if code.startswith("\n"):  # a text of several lines in a test
             code = textwrap.dedent(code[1:])
-        before = set(Client().journal.ids())
-
-        def job() -> Job:
-            new = [id for id in Client().journal.ids() if id not in before]
-            assert len(new) == 1, f"one job was expected, not {new}"
-            return Client().job(new[0])
-
-        shown = Shown(job)
+        journal = Client().journal
+        before, shown = set(journal.ids()), Shown()
         self.shell.frontend.cells.append(shown)
         with redirect_stdout(self._stdout), redirect_stderr(self._stderr):
             shown.value = self.shell.run_cell(code, store_history=True).result
+        shown.submitted = [id for id in journal.ids() if id not in before]
         if fails:
             assert shown.error, f"the cell was to fail, and did not: {shown}"
         elif shown.error:

@@ -63,7 +63,7 @@ def test_what_cannot_travel_is_named_with_its_path(send: Sender, stack: ExitStac
 
     error = refused(send, "print(cfg.name)", {"cfg": cfg})
 
-    assert error.path.startswith("cfg.parts[1]['deep'][1].handle")
+    assert error.path.startswith("cfg.parts[1][\"deep\"][1].handle")
     assert error.path in str(error)
     assert type(culprit).__name__ in str(error)
 
@@ -94,7 +94,7 @@ def test_a_slot_and_an_attribute_of_a_notebooks_class_are_found(send: Sender) ->
         "models = {'a': Model()}"
     )
 
-    assert refused(send, "print(models)", notebook).path == "models['a'].guard"
+    assert refused(send, "print(models)", notebook).path == 'models["a"].guard'
 
 
 def test_a_global_that_a_function_reads_is_found(send: Sender) -> None:
@@ -105,7 +105,7 @@ def test_a_global_that_a_function_reads_is_found(send: Sender) -> None:
     error = refused(send, "fit()", notebook)
 
     assert "state" in error.path
-    assert "['guard']" in error.path
+    assert '["guard"]' in error.path
 
 
 def test_a_variable_of_a_closure_is_found(send: Sender) -> None:

@@ -119,12 +119,23 @@ def test_an_exception_that_cannot_be_pickled_keeps_its_name_and_words(cell: Cell
     assert arrow(text) == ["raise error"]
 
 
-def test_an_exception_that_cannot_be_loaded_keeps_its_name_and_words(cell: Cell) -> None:
-    # Its arguments are not those of its constructor: the classic of a pickle that cannot be read.
+def test_an_exception_whose_constructor_wants_other_arguments_is_of_its_class(cell: Cell) -> None:
     setup = "class Two(Exception):\n    def __init__(self, a, b):\n        super().__init__(f'{a} and {b}')"
     failed(cell, "raise Two('salt', 'pepper')", setup)
+    kernel = cell()
 
-    assert (cell().error.ename, cell().error.evalue) == ("Two", "salt and pepper")
+    assert (kernel.error.ename, kernel.error.evalue) == ("Two", "salt and pepper")
+    assert type(kernel.job.exception()) is kernel["Two"]
+
+
+def test_an_exception_that_cannot_be_loaded_keeps_its_name_and_words(cell: Cell) -> None:
+    setup = (
+        "def broken(*_):\n    raise RuntimeError('not here')\n"
+        "class Odd(Exception):\n    def __reduce__(self):\n        return broken, ()"
+    )
+    failed(cell, "raise Odd('words')", setup)
+
+    assert (cell().error.ename, cell().error.evalue) == ("Odd", "words")
 
 
 def test_an_exception_whose_words_raise(cell: Cell) -> None:
@@ -149,6 +160,14 @@ def test_recursion_without_end_is_short(cell: Cell) -> None:
     assert len(text.splitlines()) < 150
 
 
+@pytest.mark.parametrize("argument", ["3", "'text'"])
+def test_sys_exit_shows_its_line(cell: Cell, argument: str) -> None:
+    text = failed(cell, f"import sys\nsys.exit({argument})")
+
+    assert (cell().error.ename, cell().error.evalue) == ("SystemExit", argument.strip("'"))
+    assert arrow(text) == [f"sys.exit({argument})"]
+
+
 def test_keyboard_interrupt_of_the_code_itself_is_an_exception(cell: Cell) -> None:
     failed(cell, "raise KeyboardInterrupt('mine')")
 
@@ -162,7 +181,7 @@ def test_very_long_words_are_cut(send: Sender) -> None:
     assert job.reason is not None
     assert job.reason.code == "Exception"
     assert len(job.reason.why) <= 1000
-    assert type(job.exception()) is ValueError
+    assert type(job.exception()).__name__ == "ValueError"
 
 
 def test_a_syntax_error_of_the_cell_is_pythons_own_and_makes_no_job(cell: Cell, send: Sender) -> None:

@@ -120,7 +120,7 @@ def editable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     command = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
     subprocess.run([sys.executable, *command, "--target", site, "--editable", project], check=True)
     # What the site module does with a .pth file at the start of a kernel.
-    monkeypatch.setattr(sys, "path", [*sys.path, str(site), *(site / "_kn_editable_probe.pth").read_text().split()])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site), *next(site.glob("*.pth")).read_text().split()])
     return project
 
 

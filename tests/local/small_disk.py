@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,11 @@ def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
 
 def make_read_only(place: Path) -> None:
     """Nobody can write there from now on, root neither."""
-    _mount("-o", "remount,ro", str(place))
+    deadline = time.monotonic() + 10
+    # Not while a file there is open for writing: a supervisor that has just ended may still have its log.
+    while subprocess.run(["mount", "-o", "remount,ro", str(place)], capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, f"something holds files in {place} open"
+        time.sleep(0.02)
 
 
 def make_writable(place: Path) -> None:

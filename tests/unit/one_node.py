@@ -23,7 +23,7 @@ from kube_nb.runner import ending
 KEY = b"k" * 32
 
 # Runs the task's source with `say(kind, **data)` in its globals, and says goodbye as the real one does.
-RANK = r'''
+RANK = r"""
 import json, os, socket, sys, traceback
 
 def main():
@@ -53,7 +53,7 @@ def main():
         say("bye", status="error", exit=1)
         sys.exit(1)
     say("bye", status="ok", exit=0)
-'''
+"""
 
 
 @dataclass
@@ -72,11 +72,11 @@ class Ran:
     def __post_init__(self) -> None:
         decoder = Decoder()
         self.order = [*decoder.feed(self.stream), *decoder.close()]
-        for item in self.order:
-            if isinstance(item, Text):
-                self.text[item.rank] = self.text.get(item.rank, b"") + item.data
-            else:
-                self.events.append(item)
+        self.events = [item for item in self.order if isinstance(item, Event)]
+        texts = [item for item in self.order if isinstance(item, Text)]
+        self.text = {item.rank: b"" for item in texts}
+        for rank in self.text:
+            self.text[rank] = b"".join(item.data for item in texts if item.rank == rank)
 
     @property
     def code(self) -> str:

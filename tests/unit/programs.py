@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import types
+from collections.abc import Callable, Iterable
 from typing import Any
 
-NAMES = ["a", "b", "c", "d", "f", "g", "h", "K", "__p"]
-PARAMETERS = ["a", "b", "x"]
+NAMES = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "K", "__p"]
 _EXCEPTIONS = ["Exception", "NameError", "ValueError", "(KeyError, TypeError)"]
 
 
@@ -16,14 +16,17 @@ class OutOfFuel(BaseException):
 
 
 class World:
-    """Chance and time of one run."""
+    """Chance and time of one run. Whatever the program does with a `Value` may call any function that exists by then."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, namespace: dict[str, Any] | None = None, absent: Iterable[Any] = ()) -> None:
         self._random = random.Random(seed)
-        self.fuel = 3000
+        self._namespace = {} if namespace is None else namespace
+        self._absent = {id(value) for value in absent}
+        self._nested = 0
+        self.fuel = 2000
 
     def coin(self) -> bool:
-        self.tick()
+        self.disturb()
         return self._random.random() < 0.5
 
     def tick(self, cost: int = 1) -> None:
@@ -31,38 +34,55 @@ class World:
         if self.fuel < 0:
             raise OutOfFuel
 
+    def disturb(self, *arguments: Any) -> None:
+        """Call functions: those among the arguments, and some of the program's."""
+        self.tick()
+        if self._nested > 2:
+            return
+        functions = [one for one in (*arguments, *dict.values(self._namespace)) if isinstance(one, types.FunctionType)]
+        for function in functions[:20]:
+            if id(function) not in self._absent and self._random.random() < 0.6:
+                self._nested += 1
+                try:
+                    function()
+                except Exception:
+                    continue
+                finally:
+                    self._nested -= 1
+
+
+def _disturbing(result: Callable[[], Any]) -> Callable[..., Any]:
+    def operation(self: Value, *arguments: Any, **named: Any) -> Any:
+        Value.world.disturb(*arguments)
+        return result()
+
+    return operation
+
 
 class Value:
-    """Takes part in everything: it is called, entered, iterated, compared, subclassed, and calls what it is given."""
+    """Takes part in everything: it is called, entered, iterated, compared, subclassed, and made a metaclass."""
 
     world = World(0)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *arguments: Any, **named: Any) -> None:
         pass
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.world.tick()
-        for argument in args:
-            if isinstance(argument, types.FunctionType | type) and self.world.coin():
-                try:
-                    argument()
-                except Exception:
-                    continue
-        return args[0] if args else Value()
+    @classmethod
+    def __prepare__(cls, *arguments: Any, **named: Any) -> dict[str, Any]:
+        cls.world.disturb()
+        return {}
 
-    def __iter__(self) -> Any:
-        return iter([Value(), Value()])
-
-    def __next__(self) -> Any:
-        return Value()
-
-    def __bool__(self) -> bool:
-        return self.world.coin()
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.world.disturb(*arguments)
+        return arguments[0] if arguments else Value()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         return Value()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.world.disturb(*vars(owner).values())
 
     def __len__(self) -> int:
         return 2
@@ -70,44 +90,12 @@ class Value:
     def __hash__(self) -> int:
         return 1
 
-    def _operator(self, *others: Any) -> Any:
-        self.world.tick()
-        for other in others:
-            if isinstance(other, types.FunctionType) and self.world.coin():
-                try:
-                    other()
-                except Exception:
-                    continue
-        return Value()
-
-    __add__ = __radd__ = __iadd__ = __mul__ = __getitem__ = __setitem__ = __delitem__ = __neg__ = _operator
-    __or__ = __sub__ = __isub__ = _operator
-
-    def __eq__(self, other: object) -> bool:
-        return self.world.coin()
-
-    def __lt__(self, other: object) -> bool:
-        return self.world.coin()
-
-    def __contains__(self, other: object) -> bool:
-        return self.world.coin()
-
-    def __enter__(self) -> Value:
-        return Value()
-
-    def __exit__(self, *exception: Any) -> bool:
-        return self.world.coin()
-
-    def __format__(self, spec: str) -> str:
-        return "value"
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        for member in list(vars(owner).values()):
-            if isinstance(member, types.FunctionType) and self.world.coin():
-                try:
-                    member()
-                except Exception:
-                    continue
+    __iter__ = _disturbing(lambda: iter([Value(), Value()]))
+    __bool__ = __eq__ = __lt__ = __contains__ = __exit__ = _disturbing(lambda: Value.world.coin())
+    __format__ = _disturbing(str)
+    __enter__ = __add__ = __radd__ = __iadd__ = __neg__ = __getitem__ = __setitem__ = __delitem__ = _disturbing(
+        lambda: Value()
+    )
 
 
 class Recording(dict):
@@ -134,8 +122,8 @@ class Recording(dict):
 
 def execute(program: str, values: dict[str, Any], seed: int) -> Recording:
     """Run a program to its end, its exception, or the end of its fuel."""
-    Value.world = World(seed)
     namespace = Recording({**values, "turn": lambda: Value.world.tick(200)})
+    Value.world = World(seed, namespace)
     try:
         exec(compile(program, "<program>", "exec", dont_inherit=True), namespace)
         namespace.finished = True
@@ -145,12 +133,79 @@ def execute(program: str, values: dict[str, Any], seed: int) -> Recording:
     return namespace
 
 
+TRIGGERS = ["u", "v", "w"]
+"""Values that sparse programs only use to have something call their functions."""
+
+
+class SparsePrograms:
+    """Programs in which little happens besides functions, assignments, and what may call the functions in between."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._names = chance.sample(NAMES, chance.randint(2, 6))
+
+    def program(self) -> str:
+        return "\n".join(self._block(0))
+
+    def _block(self, depth: int, *, loop: bool = False) -> list[str]:
+        lines: list[str] = []
+        for _ in range(self._chance.randint(1, 2 if depth else 8)):
+            lines += self._statement(depth, loop)
+        return lines
+
+    def _inner(self, depth: int, *, loop: bool = False) -> list[str]:
+        return ["    " + line for line in self._block(depth + 1, loop=loop)]
+
+    def _statement(self, depth: int, loop: bool) -> list[str]:
+        name, trigger = self._chance.choice(self._names), self._chance.choice(TRIGGERS)
+        kind = self._chance.random()
+        if kind < 0.3:
+            body = self._chance.choice([f"{name}", f"(lambda: {name})()", f"[{name} for x in (1,)]"])
+            decorator = [f"@{trigger}"] if self._chance.random() < 0.2 else []
+            return [*decorator, f"def {self._chance.choice(self._names)}(x=None, *b):", f"    {body}"]
+        if kind < 0.6:
+            return [f"{name} = {self._chance.choice(['1', 'None', '[]', 'lambda: ' + self._chance.choice(self._names)])}"]
+        if kind < 0.62:
+            return [self._chance.choice([f"import math as {name}", f"del {name}", f"raise {trigger}"])]
+        if kind < 0.65 and loop:
+            return [self._chance.choice(["break", "continue"])]
+        if kind < 0.7 or depth > 2:
+            statements = [f"{trigger}()", f"assert {trigger}", f"{name}, {trigger} = {trigger}", f"{trigger}.x = 1"]
+            statements += [f"{name} = [*{trigger}]", f"{trigger} and ({name} := 1)", f"{trigger} += 1", f"-{trigger}"]
+            statements += [f"{name} = 1 if {trigger} else 2", f"f'{{{trigger}}}'", f"({name} := 1) < {trigger}"]
+            statements += [f"[{trigger} for {name} in {trigger}]", f"{{{trigger}: ({name} := 1)}}"]
+            statements += [f"{trigger}(lambda: {name}, ({name} := 1))", f"1 < {trigger} < ({name} := 1)"]
+            return [self._chance.choice(statements)]
+        loops = [f"for {name} in {trigger}:", f"for {trigger} in [1, 2]:", f"while {trigger}:"]
+        simple = [f"if {trigger}:", f"with {trigger}:", f"with {trigger} as {name}, {trigger} as ({name}, x):"]
+        match self._chance.randint(0, 4):
+            case 0:
+                return [self._chance.choice(loops), "    turn()", *self._inner(depth, loop=True)]
+            case 1:
+                other = ["else:", *self._inner(depth, loop=loop)] if self._chance.random() < 0.5 else []
+                head = self._chance.choice(simple)
+                return [head, *self._inner(depth, loop=loop), *(other if head.startswith("if") else [])]
+            case 2:
+                lines = ["try:", *self._inner(depth, loop=loop), "except Exception:", *self._inner(depth, loop=loop)]
+                return [*lines, *self._chance.choice([[], ["finally:", *self._inner(depth)]])]
+            case 3:
+                lines = [f"match {trigger}:", f"    case [{name}, x] if {trigger}:", "        1"]
+                lines += ["    " + line for line in self._inner(depth, loop=loop)]
+                last = ["    case _:", *("    " + line for line in self._inner(depth, loop=loop))]
+                return [*lines, *self._chance.choice([[], last])]
+            case _:
+                heads = ["", "", f"({trigger})", "(metaclass=type(v))"]
+                return [f"class {name}{self._chance.choice(heads)}:", *self._inner(depth)]
+
+
 class Programs:
     """Writes programs; what it writes depends on `chance` alone."""
 
-    def __init__(self, chance: random.Random, names: list[str] = NAMES) -> None:
+    def __init__(self, chance: random.Random) -> None:
         self._chance = chance
-        self._names = names
+        self._names = chance.sample(NAMES, chance.randint(6, len(NAMES)))
+        self._plain = chance.choice([0.1, 0.5, 0.8])
+        """How many expressions are constants: these call nothing, so that the order of what does matters."""
         self._left = 40
 
     def program(self) -> str:
@@ -178,7 +233,17 @@ class Programs:
         simple = [self._assign, self._assign, self._call, self._call, self._call, self._rebind, self._rare]
         if self._chance.random() < 0.3:
             simple.append(self._delete)
-        compound = [self._if, self._for, self._while, self._with, self._try, self._match, self._def, self._def, self._class]
+        compound = [
+            self._if,
+            self._for,
+            self._while,
+            self._with,
+            self._try,
+            self._match,
+            self._def,
+            self._def,
+            self._class,
+        ]
         if depth >= 3 or self._chance.random() < 0.5:
             if loop and self._chance.random() < 0.1:
                 return [self._one("break", "continue")]
@@ -280,7 +345,9 @@ class Programs:
 
     def _class(self, depth: int, loop: bool, scope: str) -> list[str]:
         lines = [f"@{self._name()}"] if self._chance.random() < 0.1 else []
-        lines += [f"class {self._one('K', self._name())}{self._one('', f'({self._name()})', f'(metaclass={self._name()})', '')}:"]
+        lines += [
+            f"class {self._one('K', self._name())}{self._one('', f'({self._name()})', f'(metaclass={self._name()})', '')}:"
+        ]
         body = self._indented(depth, loop=False, scope="class")
         if self._chance.random() < 0.2:
             body = ["    global d", *body]
@@ -289,6 +356,8 @@ class Programs:
     # -- expressions
 
     def _expr(self, depth: int = 0) -> str:
+        if self._chance.random() < self._plain:
+            return self._one("1", "None", "[]")
         if depth >= 3:
             return self._name()
         deeper = depth + 1
@@ -303,7 +372,9 @@ class Programs:
             lambda: f"({self._expr(deeper)} if {self._expr(deeper)} else {self._expr(deeper)})",
             lambda: f"(lambda x={self._expr(deeper)}: {self._expr(deeper)})",
             lambda: f"[{self._expr(deeper)} for {self._name()} in {self._expr(deeper)}]",
-            lambda: f"[{self._expr(deeper)} for x in {self._expr(deeper)} for a in {self._expr(deeper)} if {self._name()}]",
+            lambda: (
+                f"[{self._expr(deeper)} for x in {self._expr(deeper)} for a in {self._expr(deeper)} if {self._name()}]"
+            ),
             lambda: f"{{{self._name()}: {self._expr(deeper)} for x in {self._expr(deeper)}}}",
             lambda: f"list({self._expr(deeper)} for x in {self._expr(deeper)})",
             lambda: f"f'{{{self._name()}}}'",

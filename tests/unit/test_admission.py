@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube_nb.backends.local import lock, machine
+from kube_nb.backends.local import machine
 from kube_nb.backends.local.admission import Admission, Ticket, queue_reason, settle
 from kube_nb.backends.local.order import Machine
 from kube_nb.spec import Gpu, Phase, Resources
@@ -25,11 +25,8 @@ SMALL = Machine(cpu=2.0, memory=8 << 30, gpus=["0", "1"])
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
     monkeypatch.setattr("kube_nb.backends.local.backend.machine", lambda environ, *, gpus: SMALL)
-    made = Workshop(tmp_path)
-    yield made
-    for status in made.backend.list():
-        if not status.phase.final:
-            made.backend.delete(status.id)
+    with Workshop(tmp_path) as made:
+        yield made
 
 
 # The rule, alone ----------------------------------------------------------------------------------------------------
@@ -154,7 +151,7 @@ def test_the_death_of_a_supervisor_frees_its_tickets(workshop):
     second = workshop.submit("", resources=Resources(cpu=2))
     workshop.until(second, waits)
     begun = time.monotonic()
-    os.kill(lock.recorded(str(workshop.directory(first) / "lock"))[0].pid, signal.SIGKILL)
+    os.kill(workshop.supervisor(first), signal.SIGKILL)
     assert workshop.end(second).phase is Phase.SUCCEEDED
     print(f"started after {time.monotonic() - begun:.3f} s")
 

@@ -19,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from kube_nb.runner import environment
@@ -87,7 +88,7 @@ def wheels(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture(params=["uv", "pip"])
+@pytest.fixture(params=["uv", pytest.param("pip", marks=pytest.mark.slow)])
 def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Each test runs with uv and with pip, and with caches of its own."""
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
@@ -359,7 +360,7 @@ def test_an_exception_from_a_signal_handler_ends_the_installer(
     wait = f"open({str(building)!r}, 'w').write(str(os.getpid()))\n    time.sleep(600)"
     sdist(wheels, "slowly", "1.0", build=wait)
     before = signal.signal(signal.SIGUSR1, stop)
-    watcher = threading.Thread(target=lambda: (_until(building.exists), os.kill(os.getpid(), signal.SIGUSR1)))
+    watcher = threading.Thread(target=lambda: (_until(lambda: _read(building)), os.kill(os.getpid(), signal.SIGUSR1)))
     try:
         watcher.start()
         with pytest.raises(Stop):
@@ -367,12 +368,22 @@ def test_an_exception_from_a_signal_handler_ends_the_installer(
     finally:
         watcher.join()
         signal.signal(signal.SIGUSR1, before)
-    builder = int(building.read_text())
-    _until(lambda: not Path(f"/proc/{builder}").exists() or "Z" in Path(f"/proc/{builder}/stat").read_text().split()[2])
+    _until(lambda: _gone(int(_read(building))))
     assert not list((tmp_path / "store").glob("*/draft-*"))
 
 
-def _until(true: Callable[[], bool], seconds: float = 30) -> None:
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _gone(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _until(true: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "waited too long"

@@ -235,13 +235,35 @@ def test_the_beginning_of_a_line_is_seen_before_its_end():
     assert [item for item in ran.items if isinstance(item, str)] == ["half", "whole\n"]
 
 
+def test_the_beginnings_of_lines_keep_their_order_too():
+    ran = run_rank(
+        "import sys\n"
+        "for n in range(3):\n"
+        "    print('a', end=''); print('b', end='', file=sys.stderr); print('c', end=''); sys.stdout.writelines(['d'])\n"
+        "    print('e', file=sys.stderr); print('f', end='', file=sys.stderr); print('g'); sys.stdout.flush()\n"
+    )
+    assert ran.text == "abcde\nfg\n" * 3
+
+
+def test_lines_of_many_threads_stay_whole():
+    ran = run_rank(
+        "import threading\n"
+        "def work(n):\n    for i in range(50): print('thread', n, 'line', i)\n"
+        "threads = [threading.Thread(target=work, args=(n,)) for n in range(40)]\n"
+        "for one in threads: one.start()\n"
+        "for one in threads: one.join()"
+    )
+    assert sorted(ran.text.splitlines()) == sorted(f"thread {n} line {i}" for n in range(40) for i in range(50))
+
+
 def test_what_the_streams_are():
     ran = run_rank(
         "import sys\n"
         "assert sys.stdout.buffer is sys.stderr.buffer\n"
-        "print(sys.stdout.line_buffering, sys.stdout.write_through, sys.stdout.encoding, sys.stdout.errors, sys.stdout.isatty())"
+        "for stream in (sys.stdout, sys.stderr):\n"
+        "    print(stream.line_buffering, stream.encoding, stream.errors, stream.isatty(), stream.fileno())"
     )
-    assert ran.text == "True True utf-8 backslashreplace False\n"
+    assert ran.text == "True utf-8 backslashreplace False 1\n" * 2
 
 
 def test_closing_and_replacing_the_streams_silences_nothing():
@@ -403,7 +425,9 @@ def test_a_forked_child_that_runs_on_ends_by_itself():
 
 
 def test_a_fork_does_not_write_twice_and_gives_no_warning():
-    ran = run_rank("import os\nprint('once', end=' ')\npid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)\nprint('end')")
+    ran = run_rank(
+        "import os\nprint('once', end=' ')\npid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)\nprint('end')"
+    )
     assert ran.text == "once end\n"
 
 

@@ -185,6 +185,19 @@ def test_a_view_stays_a_view_of_the_array_that_travels_with_it(kernel: Kernel) -
     assert (alone == kernel.ns["b"]).all()
 
 
+def test_a_place_that_cannot_be_written_is_not_blamed_on_a_value(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for value in (1, bytes(2_000_000), np.zeros(100_000)):
+        with pytest.raises(OSError, match="file"):
+            graph.dump({"value": value}, namespace={}, objects=Objects(tmp_path / "file" / "objects"))
+
+
+def test_an_oserror_of_a_value_is_blamed_on_it(kernel: Kernel) -> None:
+    kernel.run("class C:\n  def __getstate__(self): raise FileNotFoundError('model.bin')\nc = C()")
+    with pytest.raises(NotPicklable, match=r"model\.bin"):
+        kernel.send("c")
+
+
 # Functions and the namespace
 
 
@@ -671,8 +684,8 @@ def test_classes_of_one_name_and_code_stay_apart(kernel: Kernel) -> None:
     "make",
     [
         threading.Lock,
-        lambda: Path(__file__).open(),
-        lambda: Path(__file__).open("rb"),
+        Path(__file__).open,
+        functools.partial(Path(__file__).open, "rb"),
         lambda: (n for n in range(3)),
         lambda: iter(lambda: 1, 2) and __import__("weakref").ref(Kernel),
         lambda: __import__("socket").socket(),
@@ -681,6 +694,7 @@ def test_classes_of_one_name_and_code_stay_apart(kernel: Kernel) -> None:
         lambda: sys._getframe(),
         lambda: memoryview(b"abc")[1:],
         lambda: __import__("ctypes").pointer(__import__("ctypes").c_int(1)),
+        lambda: __import__("ctypes").CDLL(None),
         lambda: logging.Logger("nobody knows it"),
     ],
 )
@@ -732,7 +746,8 @@ def test_values_of_many_kinds(kernel: Kernel) -> None:
 
 
 def test_a_fitted_model_predicts_the_same(kernel: Kernel) -> None:
-    ensemble = pytest.importorskip("sklearn.ensemble")
+    from sklearn import ensemble
+
     x = np.random.default_rng(0).normal(size=(200, 3))
     model = ensemble.RandomForestClassifier(n_estimators=5, random_state=0).fit(x, x[:, 0] > 0)
     assert (here(kernel, model).predict(x) == model.predict(x)).all()

@@ -42,6 +42,10 @@ def test_a_bare_record_is_enough(code):
         (end("TimedOut", 0, detail={"timeout": 90}), "90 s"),
         (end("BundleCorrupted", 0, evalue="object abc is not what its digest says"), "object abc"),
         (end("EnvironmentFailed", 0, evalue="no matching distribution for nosuch"), "nosuch"),
+        (
+            end("EnvironmentFailed", 0, detail={"what": "nosuch is not in any index", "why": "w", "next": "n"}),
+            "any index",
+        ),
         (end("RunnerFault", 0, exit=1, detail={"log": "Traceback\nRuntimeError: no luck"}), "no luck"),
         (end("SupervisorLost", 0, detail={"supervisor": 41, "rebooted": False}), "process 41"),
         (end("SupervisorLost", 0, detail={"supervisor": 41, "rebooted": True}), "started anew"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import getpass
 import os
 import select
 import signal
@@ -61,7 +62,7 @@ class LocalBackend:
 
             state = platformdirs.user_state_path("kube-nb")
         self.name = "local"
-        self.where = f"this machine ({socket.gethostname()})"
+        self.where = f"this machine ({socket.gethostname()}), user {getpass.getuser()}"
         always = {Capability.MEMORY_LIMIT, Capability.PROCESS_FAULTS}
         self.capabilities = frozenset(always | ({Capability.GPUS} if may_have_gpus() else set()))
         self._state = Path(os.path.abspath(state))

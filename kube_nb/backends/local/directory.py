@@ -123,6 +123,16 @@ def remove_file(path: str) -> None:
         pass  # it is gone, or its directory is: nobody will read it
 
 
+def tail(path: str, size: int = 1500) -> str:
+    """The last words of a log; "" where there are none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def valid_id(name: str) -> bool:
     """Whether a name is a DNS label, the only kind of job id that becomes a path."""
     return (

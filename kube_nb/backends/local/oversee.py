@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 
 from kube_nb.backends.local import lock as joblock
 from kube_nb.backends.local import processes
 from kube_nb.backends.local.admission import Ticket, queue_reason
 from kube_nb.backends.local.bus import Bus, Listener, topic_of_changes, topic_of_job, topic_of_queue
-from kube_nb.backends.local.directory import FULL, JobDirectory
+from kube_nb.backends.local.directory import FULL, JobDirectory, remove_file, tail
 from kube_nb.backends.local.memory import PERIOD, Sampler
 from kube_nb.backends.local.processes import Identity
 from kube_nb.backends.local.relay import Relay
@@ -33,7 +32,6 @@ _MARGIN = 10.0
 """Seconds beyond the grace that a runner gets to end; then it and all its processes are killed."""
 _BACKSTOP = 2.0
 """Seconds after which one who waits in the queue looks again, whatever was heard."""
-_LOG_TAIL = 1500
 _SELDOM = 3600.0
 
 
@@ -89,11 +87,11 @@ class Overseer:
                 raise fault
             end = self._carry_out()
         except OSError as failed:
-            print(f"{type(failed).__name__}: {failed}", file=sys.stderr)
+            _log(f"{type(failed).__name__}: {failed}")
             end = self._broken(failed)
-        except Exception as fault:
+        except Exception as unforeseen:
             self._kill()
-            self._finish(ending.end("SupervisorFault", 0, evalue=f"{type(fault).__name__}: {fault}"))
+            self._finish(ending.end("SupervisorFault", 0, evalue=f"{type(unforeseen).__name__}: {unforeseen}"))
             raise
         self._finish(end)
         self._tidy()
@@ -154,6 +152,7 @@ class Overseer:
     def _queue(self) -> Ticket | None:
         """Wait for the tickets; None: somebody wants the job to end."""
         shown: dict[str, str] = {}
+        ticket: Ticket | None = None
         machine = self._order["machine"]
         with Listener(self._order["bus"], topic_of_queue(self._order["state"])) as listener:
             self._poll.register(listener, select.POLLIN)
@@ -171,7 +170,7 @@ class Overseer:
                     self._write_state(reason=reason)
                 self._wait_for_change(listener, everyone)
             self._poll.unregister(listener)
-        return None if self._asked else ticket  # pyright: ignore[reportPossiblyUnboundVariable]
+        return None if self._asked else ticket
 
     def _wait_for_change(self, listener: Listener, tickets: list[Ticket]) -> None:
         """Until somebody says that the tickets changed, or one who holds some dies without saying so."""
@@ -300,7 +299,7 @@ class Overseer:
             code = ending.code_of(status) if status > 0 else None
             if code is None:
                 code = self._asked or "RunnerFault"
-            end = ending.end(code, 0, **how, detail={"node": node.index, "log": self._log_tail()})
+            end = ending.end(code, 0, **how, detail={"node": node.index, "log": tail(self._job.log)})
         sampler = self._samplers.pop(node, None)
         if sampler and sampler.exceeded and end["code"] in _RETRIED:
             end["code"] = "OutOfMemory"
@@ -308,14 +307,6 @@ class Overseer:
         elif end["code"] == "OutOfMemory" and self._order["limit"]:
             end["detail"] = {"limit": self._order["limit"], **(end.get("detail") or {})}
         return end
-
-    def _log_tail(self) -> str:
-        try:
-            with open(self._job.log, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL))
-                return file.read().decode(errors="replace").strip()
-        except OSError:
-            return ""
 
     def _ask_all(self, number: int) -> None:
         """Ask the runners to end, once; those that do not are killed when their time is over."""
@@ -353,7 +344,7 @@ class Overseer:
         except OSError as failed:
             # On a full disk the last state goes into the reserve; those before it are for show. A directory that
             # somebody removed has no readers.
-            print(f"{self._phase} could not be written: {failed}", file=sys.stderr)
+            _log(f"{self._phase} could not be written: {failed}")
         self._bus.send(self._topic)
         self._bus.send(topic_of_changes(self._order["state"]), self._job.id)
 
@@ -361,11 +352,14 @@ class Overseer:
         try:
             self._admission.leave(self._number)
         except OSError as failed:
-            print(f"the ticket goes with its supervisor: {failed}", file=sys.stderr)
+            _log(f"the ticket goes with its supervisor: {failed}")
         self._bus.send(topic_of_queue(self._order["state"]))
         self._phase = {"Succeeded": "Succeeded", "Cancelled": "Cancelled"}.get(end["code"], "Failed")
-        self._write_state(last=True, ended=time.time(), end=end)
+        # The clock may have jumped back meanwhile.
+        self._write_state(last=True, ended=max(time.time(), self._started or 0.0), end=end)
+        remove_file(self._job.reserve)
         os.close(self._lock)
+        self._bus.send(self._topic)  # for those who wait until the directory is free
 
     def _tidy(self) -> None:
         """Remove what is old, unless somebody did within the hour."""
@@ -379,3 +373,11 @@ class Overseer:
 
         most, longest = self._order["retention"]
         sweep(stamp, max_bytes=most, max_age=longest)
+
+
+def _log(text: str) -> None:
+    """To the job's supervisor.log; on a full disk nobody hears it, and nothing else is changed by that."""
+    try:
+        os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+    except OSError:
+        pass

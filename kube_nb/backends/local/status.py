@@ -9,7 +9,7 @@ from typing import Any
 
 from kube_nb.backends.base import JobStatus, Reason
 from kube_nb.backends.local import lock, processes
-from kube_nb.backends.local.directory import JobDirectory, job_ids
+from kube_nb.backends.local.directory import JobDirectory, job_ids, tail
 from kube_nb.backends.reasons import reason_of
 from kube_nb.spec import JobId, Phase
 
@@ -113,7 +113,7 @@ def _bury(job: JobDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
     """The last state of a job whose supervisor died, written where nobody else does; what it left running is killed."""
     known = lock.recorded(job.lock)
     rebooted = bool(known) and not known[0].here
-    detail = {"supervisor": known[0].pid if known else None, "rebooted": rebooted}
+    detail = {"supervisor": known[0].pid if known else None, "rebooted": rebooted, "log": tail(job.log)}
     dead = {**state, "phase": Phase.FAILED, "reason": None, "ended": _last_sign(job)}
     dead["end"] = {"v": 1, "code": "SupervisorLost", "rank": 0, "detail": detail}
     for runner in known[1:]:

@@ -89,13 +89,7 @@ def start(order: Order, job: JobDirectory, devices: Sequence[str], attempt: int,
     env = dict(order["env"])
     if nodes > 1:
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    if attempt == 0:
-        os.mkdir(job.checkpoints, 0o700)
     for node in range(nodes):
-        work = job.work(node, nodes)
-        if attempt:
-            _empty(work)
-        os.mkdir(work, 0o700)
         if each:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(devices[node * each : (node + 1) * each])
         stream = os.open(job.stream(node, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -104,7 +98,7 @@ def start(order: Order, job: JobDirectory, devices: Sequence[str], attempt: int,
             fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE)
         except OSError:
             pass  # not Linux, or this user has too many large pipes: slower, no less right
-        command = _command(order, job, node, attempt, work)
+        command = _command(order, job, node, attempt)
         try:
             pid = os.posix_spawnp(
                 command[0],
@@ -124,7 +118,7 @@ def start(order: Order, job: JobDirectory, devices: Sequence[str], attempt: int,
         started.append(Node(node, attempt, pid, pipe, stream))
 
 
-def _command(order: Order, job: JobDirectory, node: int, attempt: int, work: str) -> list[str]:
+def _command(order: Order, job: JobDirectory, node: int, attempt: int) -> list[str]:
     prefix: list[str] = []
     if order["scope"]:
         from kube_nb.backends.local.memory import scope
@@ -133,9 +127,10 @@ def _command(order: Order, job: JobDirectory, node: int, attempt: int, work: str
     return [
         *prefix,
         *(order["python"], "-I", "-S", f"{order['runner']}/main.py"),
-        *("--bundle", job.bundle, "--out", job.out, "--work", work, "--key", job.key),
+        *("--bundle", job.bundle, "--out", job.out, "--work", job.work(node, order["nodes"]), "--key", job.key),
         *("--end", job.end(node, attempt), "--node", str(node), "--attempt", str(attempt)),
         *("--checkpoints", job.checkpoints, "--env-store", f"{order['state']}/environments"),
+        *("--parent", str(os.getpid())),
     ]
 
 
@@ -167,11 +162,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _empty(work: str) -> None:
-    import shutil
-
-    shutil.rmtree(work, ignore_errors=True)
-    if os.path.exists(work):  # a file in it belongs to somebody else, or is still in use
-        os.replace(work, f"{work}.{os.urandom(4).hex()}")

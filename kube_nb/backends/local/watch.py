@@ -67,6 +67,7 @@ class Watch:
         self._guard = threading.Lock()
         self._subscribed: tuple[Subscribed, ...] = ()
         self._wake: int | None = None
+        self._process = os.getpid()
         # Below: of the watching thread alone.
         self._live: dict[str, int | None] = {}
         self._known: set[str] = set()
@@ -75,6 +76,8 @@ class Watch:
         """Begin to call back, first with every job as it stands."""
         subscribed = Subscribed(self, callback)
         with self._guard:
+            if self._process != os.getpid():  # a fork has no threads: begin anew
+                self._process, self._wake, self._subscribed = os.getpid(), None, ()
             self._subscribed = (*self._subscribed, subscribed)
             if self._wake is None:
                 waits, self._wake = os.pipe()

@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +27,12 @@ def prepare_rank() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("bundle", "out", "work", "key", "end", "node", "attempt", "checkpoints", "env-store"):
+    for name in ("bundle", "out", "work", "key", "end", "node", "attempt", "checkpoints", "env-store", "parent"):
         parser.add_argument(f"--{name}")
     args = parser.parse_args()
     die_with_parent()
+    shutil.rmtree(args.work, ignore_errors=True)
+    os.mkdir(args.work)
     asked: list[str] = []
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # until there is a rank to end
     encoder = Encoder(attempt=int(args.attempt))

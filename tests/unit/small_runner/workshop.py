@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from kube_nb import events
 from kube_nb.backends.base import Bundle, Chunk, Cursor, JobStatus
-from kube_nb.backends.local import LocalBackend
+from kube_nb.backends.local import LocalBackend, lock
+from kube_nb.backends.local.processes import Identity
 from kube_nb.events import Decoder, Text
 from kube_nb.spec import Digest, JobId, JobSpec, Policy, Resources, new_job_id
 
 PATIENCE = 60.0
+FOREVER = "import os, time\nprint(os.getpid(), flush=True)\nwhile True: time.sleep(1)"
+"""A job that says its process and does not end."""
 
 
 class Workshop:
@@ -25,6 +30,14 @@ class Workshop:
         self.runner.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("main.py"), self.runner / "main.py")
         shutil.copy(str(events.__file__), self.runner / "events.py")
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for status in self.backend.list():
+            if not status.phase.final:
+                self.backend.delete(status.id)
 
     def bundle(self, source: str, env: dict[str, str] | None = None) -> Bundle:
         directory = self.root / "bundles" / new_job_id("b")
@@ -102,3 +115,28 @@ class Workshop:
             if b"\n" in text:
                 return text.partition(b"\n")[0].decode()
         raise AssertionError(f"the job printed no line: {text!r}")
+
+    def supervisor(self, id: JobId) -> int:
+        return lock.recorded(str(self.directory(id) / "lock"))[0].pid
+
+    def have_finished(self, count: int) -> None:
+        """As many jobs that ended, all but one of them long ago."""
+        (self.state / "swept").touch()  # or the end of the first one clears the others away
+        job = self.submit("")
+        self.end(job)
+        pattern = json.loads((self.directory(job) / "state.json").read_text())
+        for number in range(count - 1):
+            place = self.directory(f"old-{number}")
+            place.mkdir()
+            (place / "lock").write_text("")
+            made = pattern | {"id": place.name, "created": number + 1.0, "ended": number + 1.0}
+            (place / "state.json").write_text(json.dumps(made))
+
+
+def gone(pid: int) -> bool:
+    """Wait until a process has ended; one that nobody has reaped yet has."""
+    until = time.monotonic() + PATIENCE
+    while Identity.of(pid).start:
+        assert time.monotonic() < until, f"process {pid} still runs"
+        time.sleep(0.005)
+    return True
