@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kube_nb.errors import KubeNbError
 from kube_nb.magics.flags import ALL_USERS, AS_JSON, FOLLOW, ON, RANK, SUBMIT
+from kube_nb.magics.grammar import split_list
 
 if TYPE_CHECKING:
     from kube_nb.client import Client
@@ -79,10 +80,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
     if flag.kind == "switch":
         parser.add_argument(*flag.names, dest=flag.dest, action="store_true", default=None, help=flag.help)
-    elif flag.kind == "list":
+    elif flag.kind in ("list", "pair"):
         parser.add_argument(*flag.names, dest=flag.dest, action="append", metavar=flag.metavar, help=flag.help)
     else:
-        parser.add_argument(*flag.names, dest=flag.dest, metavar=flag.metavar, help=flag.help)
+        choices = flag.choices or None
+        metavar = flag.metavar or None
+        parser.add_argument(*flag.names, dest=flag.dest, metavar=metavar, choices=choices, help=flag.help)
 
 
 def _client(args: Any, **options: Any) -> Client:
@@ -94,8 +97,10 @@ def _client(args: Any, **options: Any) -> Client:
 def _run(args: Any) -> int:
     options = {flag.dest: getattr(args, flag.dest) for flag in SUBMIT if flag.dest != "on"}
     for flag in SUBMIT:
-        if flag.kind == "list" and options.get(flag.dest) is not None:
-            options[flag.dest] = [part for text in options[flag.dest] for part in _parts(flag, text)]
+        if flag.kind in ("list", "pair") and options.get(flag.dest) is not None:
+            options[flag.dest] = [
+                part for text in options[flag.dest] for part in split_list(text, pairs=flag.kind == "pair")
+            ]
     client = _client(args, **options)
     if args.dry_run:
         print("nothing was sent")
@@ -117,10 +122,6 @@ def _run(args: Any) -> int:
         for path in job.outputs.save_files(Path.cwd()):
             print(f"came back: {path}", file=sys.stderr)
     return code
-
-
-def _parts(flag: Flag, text: str) -> list[str]:
-    return [text] if flag.dest == "env" else [part for part in text.split(",") if part]
 
 
 def _follow(job: Job, *, interactive: bool, on_interrupt: str = "detach") -> int:

@@ -37,7 +37,7 @@ class Options:
         on: target, or target/namespace.
         send: send only these names; keep: keep these here.
         outputs: bring back exactly these; empty: nothing; None: what was assigned or changed.
-        env: NAME=VALUE, or NAME for the kernel's own value; a mapping, or a list of such texts.
+        env: NAME=VALUE, or NAME for the kernel's own value; a mapping, where None is the kernel's own, or such texts.
     """
 
     on: str | None = None
@@ -55,7 +55,7 @@ class Options:
     procs: str | int = 1
     image: str | None = None
     packages: tuple[str, ...] = ()
-    env: Mapping[str, str] | tuple[str, ...] = field(default=(), repr=False)
+    env: Mapping[str, str | None] | tuple[str, ...] = field(default=(), repr=False)
     secret: tuple[str, ...] = ()
     volume: tuple[str, ...] = ()
     queue: str | None = None
@@ -99,14 +99,12 @@ class Options:
         """
         patterns: Iterable[str] = settings.get("pass_env") or ()
         found = {k: v for k, v in environ.items() if any(fnmatch.fnmatchcase(k, p) for p in patterns)}
-        pairs = self.env.items() if isinstance(self.env, Mapping) else (text.partition("=")[::2] for text in self.env)
-        taken = () if isinstance(self.env, Mapping) else {text for text in self.env if "=" not in text}
-        for name, value in pairs:
+        for name, value in self.env.items() if isinstance(self.env, Mapping) else map(_pair, self.env):
             if not _ENV_NAME.fullmatch(name):
                 raise BadValue(
                     what=f"`{name}` is not a name of a variable", next="write --env NAME or --env NAME=VALUE"
                 )
-            if name in taken:
+            if value is None:
                 if name not in environ:
                     raise BadValue(
                         what=f"the variable `{name}` is not set in this kernel",
@@ -160,6 +158,11 @@ class Options:
                 patches=self.patch,
             ),
         )
+
+
+def _pair(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    return name, value if equals else None
 
 
 def _names(value: Any) -> tuple[str, ...]:

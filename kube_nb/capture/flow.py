@@ -19,7 +19,31 @@ from kube_nb.capture.escapes import Transform, escape_of, expressions, fragments
 from kube_nb.capture.order import ClassScope, ComprehensionScope, Order, copied, join
 
 MODULE_NAMES = frozenset(
-    ["__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__", "__annotations__", "__annotate__", "__conditional_annotations__", "__file__", "__cached__", "__debug__", "__dict__", "__module__", "__qualname__", "__class__", "__classdict__", "__static_attributes__", "__firstlineno__", "__type_params__", "__classcell__", "__classdictcell__"]
+    [
+        "__name__",
+        "__doc__",
+        "__package__",
+        "__loader__",
+        "__spec__",
+        "__builtin__",
+        "__builtins__",
+        "__annotations__",
+        "__annotate__",
+        "__conditional_annotations__",
+        "__file__",
+        "__cached__",
+        "__debug__",
+        "__dict__",
+        "__module__",
+        "__qualname__",
+        "__class__",
+        "__classdict__",
+        "__static_attributes__",
+        "__firstlineno__",
+        "__type_params__",
+        "__classcell__",
+        "__classdictcell__",
+    ]
 )
 """What Python itself puts into a module or class; never a person's value."""
 

@@ -87,9 +87,7 @@ def globals_of(function: Any) -> set[str]:
     return set(_used(function).reads - MODULE_NAMES)
 
 
-def closure(
-    names: Iterable[str], namespace: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None
-) -> Captured:
+def closure(names: Iterable[str], namespace: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None) -> Captured:
     """Follow names through the functions, classes and instances of the notebook that they reach.
 
     Args:

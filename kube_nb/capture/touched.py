@@ -148,4 +148,3 @@ class _Look(ast.NodeVisitor):
             self._dropped(*arguments)
         else:
             self._all(node.func, *arguments)
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kube_nb.jobs.outputs import RESULT, RemoteValue, size_text
@@ -44,6 +45,15 @@ def returned(job: Job, namespace: dict[str, Any]) -> Return:
         return Return(values={}, row=())
     outputs = job.outputs
     values = {name: value for name, value in outputs.values_now().items() if name != RESULT}
+    left = outputs.unreturned
+    for name, module in outputs.imports.items():
+        try:
+            found = import_module(module)
+        except Exception as error:  # noqa: BLE001 - what the job could import may fail here in any way
+            left[name] = f"`{module}` cannot be imported here: {error}"
+            continue
+        if namespace.get(name) is not found:
+            values[name] = found
     kept = [name for name in values if _moved(job, name, namespace)]
     back, with_job = [], []
     for name, value in values.items():
@@ -53,7 +63,7 @@ def returned(job: Job, namespace: dict[str, Any]) -> Return:
             with_job.append(f"{name} ({value.type}, {size_text(value.size)})")
         else:
             kind, size = outputs.sizes.get(name, (type(value).__name__, 0))
-            back.append(f"{name} ({kind}, {size_text(size)})")
+            back.append(f"{name} (module)" if name in outputs.imports else f"{name} ({kind}, {size_text(size)})")
     rows = [("came back", ", ".join(back))] if back else []
     if with_job:
         rows.append(
@@ -63,7 +73,7 @@ def returned(job: Job, namespace: dict[str, Any]) -> Return:
         rows.append(("kept", ", ".join(f"{n}: changed here since; the job's is in job.outputs[{n!r}]" for n in kept)))
     if outputs.unchecked:
         rows.append(("unchecked", ", ".join(outputs.unchecked) + ": no time to see whether it changed; use -o"))
-    rows += [("left", f"{name}: {why}") for name, why in outputs.unreturned.items()]
+    rows += [("left", f"{name}: {why}") for name, why in left.items()]
     if outputs.files:
         rows.append(("files", ", ".join(f"{path} ({size_text(size)})" for path, size in outputs.files.items())))
     return Return(values={n: v for n, v in values.items() if n not in kept}, row=tuple(rows))

@@ -101,6 +101,11 @@ class Outputs(Mapping[str, Any]):
         return {path: entry["size"] for path, entry in self._index.get("files", {}).items()}
 
     @property
+    def imports(self) -> dict[str, str]:
+        """Names that the cell bound to modules, and which."""
+        return dict(self._index.get("imports", {}))
+
+    @property
     def unchecked(self) -> list[str]:
         """Names for which there was no time to see whether the cell changed them."""
         return list(self._index.get("unchecked", []))

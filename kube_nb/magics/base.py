@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.magic import Magics
 
-from kube_nb.magics.grammar import Flag, Parsed, parse, usage
+from kube_nb.magics.grammar import Flag, Parsed, asks_for_help, parse, usage
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -21,14 +21,14 @@ M = TypeVar("M", bound=Callable[..., Any])
 _KERNEL_SETTINGS = "_kube_nb_settings"
 
 
-def helped(name: str, flags: Sequence[Flag], summary: str, *, positional: str = "") -> Callable[[M], M]:
+def helped(name: str, flags: Sequence[Flag], summary: str, *, words: str = "") -> Callable[[M], M]:
     """`--help` prints the usage, whatever else the line or the cell says."""
 
     def decorate(magic: M) -> M:
         @functools.wraps(magic)
         def run(self: Any, line: str, cell: str | None = None) -> Any:
-            if line.split()[:1] in (["--help"], ["-h"]):
-                print(usage(name, flags, summary=summary, positional=positional))
+            if asks_for_help(line, flags):
+                print(usage(f"%{name}", flags, about=summary, words=words))
                 return None
             return magic(self, line) if cell is None else magic(self, line, cell)
 
@@ -82,7 +82,7 @@ class KubeMagics(Magics):
         """
         from kube_nb.jobs.job import Job
 
-        word = args.positional[0] if args.positional else None
+        word = args.words[0] if args.words else None
         held = self.shell.user_ns.get(word) if word is not None else None
         if isinstance(held, Job):
             return held

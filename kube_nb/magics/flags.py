@@ -28,7 +28,7 @@ RESOURCES = (
     Flag(names=("--procs",), metavar="N", help="processes on each node (default 1)"),
     Flag(names=("--image",), metavar="IMAGE", help="container image (cluster only)"),
     Flag(names=("--packages",), kind="list", metavar="REQUIREMENTS", help="packages installed before the code starts"),
-    Flag(names=("--env",), kind="list", metavar="NAME[=VALUE]", help="variables of the job; secret; repeat for more"),
+    Flag(names=("--env",), kind="pair", metavar="NAME[=VALUE]", help="variables of the job; secret; repeat for more"),
     Flag(names=("--secret",), kind="list", metavar="NAME", help="Secrets of the cluster"),
     Flag(names=("--volume",), kind="list", metavar="CLAIM:/path", help="volumes of the cluster"),
     Flag(names=("--queue",), metavar="NAME", help="queue of the cluster"),
@@ -38,7 +38,7 @@ RESOURCES = (
 RUNNING = (
     Flag(names=("--retries",), metavar="N", help="failures of the code that are tried again (default 0)"),
     Flag(names=("--timeout",), metavar="DURATION", help="end the code after, e.g. 90s or 1h30m"),
-    Flag(names=("--on-interrupt",), metavar="detach|cancel", help="what the first interrupt does (default detach)"),
+    Flag(names=("--on-interrupt",), choices=("detach", "cancel"), help="what an interrupt does first (default detach)"),
     Flag(names=("--dry-run",), kind="switch", help="show what would be sent and what stands against it"),
     Flag(names=("--session",), metavar="NAME", help="reserved"),
 )

@@ -40,10 +40,10 @@ class JobMagics(KubeMagics):
 
     @line_magic
     @no_var_expand
-    @helped("kube_logs", LOGS, "Print what a job printed: %kube_logs [JOB] [-f].", positional="[JOB]")
+    @helped("kube_logs", LOGS, "Print what a job printed: %kube_logs [JOB] [-f].", words="[JOB]")
     def kube_logs(self, line: str) -> None:
         """Print what a job printed; with `-f`, go on until it has ended."""
-        args = self.read(line, LOGS, positional=1)
+        args = self.read(line, LOGS, words=1)
         job = self.job(args)
         rank = args.values.get("rank")
         try:
@@ -54,44 +54,44 @@ class JobMagics(KubeMagics):
 
     @line_magic
     @no_var_expand
-    @helped("kube_attach", ONE, "Replay a job from its first line, follow it, and bind its names.", positional="[JOB]")
+    @helped("kube_attach", ONE, "Replay a job from its first line, follow it, and bind its names.", words="[JOB]")
     def kube_attach(self, line: str) -> Any:
         """Replay a job from its first line, follow it, and bind its names."""
         from kube_nb.magics.draw import Board
         from kube_nb.magics.run import attend
 
-        args = self.read(line, ONE, positional=1)
+        args = self.read(line, ONE, words=1)
         job = self.job(args)
         return attend(self.shell, job, Board(self.shell, secrets.token_hex(4)), assign=job.entry is not None)
 
     @line_magic
     @no_var_expand
-    @helped("kube_cancel", ONE, "Ask a job to end: SIGTERM, grace, SIGKILL.", positional="[JOB]")
+    @helped("kube_cancel", ONE, "Ask a job to end: SIGTERM, grace, SIGKILL.", words="[JOB]")
     def kube_cancel(self, line: str) -> Any:
         """Ask a job to end and wait until it has: SIGTERM, grace, SIGKILL."""
-        args = self.read(line, ONE, positional=1)
+        args = self.read(line, ONE, words=1)
         job = self.job(args)
         job.cancel()
         return job.wait()
 
     @line_magic
     @no_var_expand
-    @helped("kube_delete", ONE, "Remove a job and all that is left of it.", positional="[JOB]")
+    @helped("kube_delete", ONE, "Remove a job and all that is left of it.", words="[JOB]")
     def kube_delete(self, line: str) -> None:
         """Remove a job, its log and its results; a live one is cancelled first."""
-        args = self.read(line, ONE, positional=1)
+        args = self.read(line, ONE, words=1)
         job = self.job(args)
         self.client(on=args.values.get("on")).delete(job)
         print(f"job {job.id} was deleted")
 
     @line_magic
     @no_var_expand
-    @helped("kube_rerun", ONE, "Run a job again with what it was sent with.", positional="[JOB]")
+    @helped("kube_rerun", ONE, "Run a job again with what it was sent with.", words="[JOB]")
     def kube_rerun(self, line: str) -> Any:
         """Run a job again with what it was sent with; `--env` values are those of this kernel."""
         from kube_nb.magics.draw import Board
         from kube_nb.magics.run import attend
 
-        args = self.read(line, ONE, positional=1)
+        args = self.read(line, ONE, words=1)
         again = self.client(on=args.values.get("on")).rerun(self.job(args))
         return attend(self.shell, again, Board(self.shell, secrets.token_hex(4)))

@@ -19,18 +19,16 @@ class SetupMagics(KubeMagics):
 
     @line_magic
     @no_var_expand
-    @helped(
-        "kube_config", CONFIG, "Show the settings, or change one: %kube_config KEY=VALUE.", positional="[KEY=VALUE]"
-    )
+    @helped("kube_config", CONFIG, "Show the settings, or change one: %kube_config KEY=VALUE.", words="[KEY=VALUE]")
     def kube_config(self, line: str) -> Any:
         """Show each setting with where it came from, or set one for this kernel; `--save`: in the user's file."""
         from kube_nb.errors import BadFlag
         from kube_nb.widgets.tables import Table
 
-        args = self.read(line, CONFIG, positional=1)
+        args = self.read(line, CONFIG, words=1)
         settings = settings_of(self.shell)
-        if args.positional:
-            key, equals, value = args.positional[0].partition("=")
+        if args.words:
+            key, equals, value = args.words[0].partition("=")
             if not equals:
                 raise BadFlag(
                     what=f"`{key}` has no value", next=f"write %kube_config {key}=VALUE, or {key}= to unset it"

@@ -142,8 +142,18 @@ class _Stand:
 
 
 def parts_of(cls: type, arguments: tuple[Any, ...], state: tuple[dict[str, Any], Any]) -> tuple[tuple[Any, ...], Any]:
-    """What a class is made from and its state as cloudpickle has them, and its slots, which that leaves out."""
+    """What a class is made from and its state as cloudpickle has them, with what that leaves out.
+
+    That is slots; and of an enum the names of aliases and the attributes that its own `__init__` gave the members.
+    """
     members, rest = state
+    if issubclass(cls, enum.Enum):
+        bases, name, qualname, _, *more = arguments
+        values = {key: member.value for key, member in cls.__members__.items()}
+        attributes = {key: _own_attributes(member) for key, member in cls.__members__.items()}
+        for key in values:
+            members.pop(key, None)
+        return (bases, name, qualname, values, *more), (members, rest, attributes)
     metaclass, name, bases, kwargs, *more = arguments
     if types.resolve_bases(bases) != cls.__bases__:  # of a NamedTuple or a TypedDict
         bases = cls.__bases__
@@ -155,15 +165,28 @@ def parts_of(cls: type, arguments: tuple[Any, ...], state: tuple[dict[str, Any],
     if sys.version_info >= (3, 14):
         import annotationlib  # pyright: ignore[reportMissingImports]
 
-        for name in ("__annotate__", "__annotations_cache__", "__annotations__"):
-            members.pop(name, None)
+        for key in ("__annotate__", "__annotations_cache__", "__annotations__"):
+            members.pop(key, None)
         annotations = annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
         if annotations:
             members["__annotations__"] = {
-                key: one.__forward_arg__ if isinstance(one, annotationlib.ForwardRef) else one
-                for key, one in annotations.items()
+                field: one.__forward_arg__ if isinstance(one, annotationlib.ForwardRef) else one
+                for field, one in annotations.items()
             }
-    return (metaclass, name, bases, kwargs, *more), (members, rest)
+    return (metaclass, name, bases, kwargs, *more), (members, rest, {})
+
+
+def _own_attributes(member: enum.Enum) -> dict[str, Any]:
+    made = ("_value_", "_name_", "__objclass__", "_sort_order_")
+    return {key: one for key, one in vars(member).items() if key not in made}
+
+
+def fill(cls: type, state: tuple[dict[str, Any], Any, dict[str, dict[str, Any]]]) -> None:
+    """Give a class that was made here its state."""
+    *state_of_class, attributes = state
+    cp._class_setstate(cls, state_of_class)
+    for name, own in attributes.items():
+        vars(cls.__members__[name]).update(own)  # type: ignore[attr-defined]
 
 
 def definition_digest(cls: type) -> str:

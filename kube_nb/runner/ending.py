@@ -87,8 +87,9 @@ def of_rank(
         out_of_memory: the kernel has killed a process of this job for memory.
     """
     how: dict[str, Any] = {"exit": waited, "signal": None} if waited >= 0 else {"exit": None, "signal": -waited}
-    if bye is None:
+    if bye is None and error is None:
         return _without_goodbye(rank, how, out_of_memory)
+    bye = bye or {"status": "error"}  # it told of its failure, and something ended it before it could say goodbye
     status = bye.get("status")
     if status == "ok" or (status == "exit" and not bye.get("exit")):
         # What happens after the goodbye (a crash while libraries unload) no more changes what the code did.

@@ -145,6 +145,7 @@ def size(*values: Any, namespace: dict[str, Any] | None = None) -> int:
     """
     counting = Counting()
     pickler = Pickler(counting, namespace=_or_main(namespace), classes={})
+    counting.size = 0  # without the opening that every graph has
     pickler.by_name_only = True
     pickler.arrays.copies = False
     pickler.dump({"": values})

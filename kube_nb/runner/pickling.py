@@ -109,8 +109,7 @@ class Pickler(cp.Pickler):
         make, arguments, state = reduced[:3]
         is_enum = make is cp._make_skeleton_enum
         tracker = arguments[-2]
-        if not is_enum:
-            arguments, state = notebook.parts_of(cls, arguments, state)
+        arguments, state = notebook.parts_of(cls, arguments, state)
         class_id = notebook.identify(cls, self.namespace, tracker) if cls.__module__ == "__main__" else None
         arguments = (None if class_id is None else tuple(class_id), is_enum, tracker, *arguments)
         return _make_class, arguments, state, None, None, _set_class
@@ -199,7 +198,7 @@ class Unpickler(pickle.Unpickler):
 
     def _set_class(self, cls: type, state: Any) -> None:
         if id(cls) in self._made:
-            cp._class_setstate(cls, state)
+            notebook.fill(cls, state)
 
     def _own_class(self, qualname: str, digest: str) -> type:
         return self._own(ClassId(qualname, digest))

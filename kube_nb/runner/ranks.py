@@ -25,6 +25,8 @@ _HELD_FOR = 1.0
 _REST = 0.001
 """Seconds between two looks at a pipe that had little: a rank that prints many lines need not wake us for each."""
 _LOOK_FOR_PARENT = 1.0
+_SETTLE = 0.1
+"""Seconds in which the death of a rank counts before the exceptions that it causes in others."""
 _FAREWELL = 60.0
 """Seconds a failed rank has for its own ending after the others were told to end."""
 _UNKILLABLE = 30.0
@@ -95,7 +97,7 @@ class Gang:
         self._channel: Channel | None = None
         self._oom_kills = processes.oom_kills()
         self._first_failure: Rank | None = None
-        self._suspects: list[Rank] = []  # said that they failed, and may be the victims of one that is dead by now
+        self._suspect: Rank | None = None  # the first that said that it failed
         self._cause: dict[str, Any] | None = None  # why all were stopped, where no rank is the reason
         self._interrupts = 0
         self._running = False
@@ -104,6 +106,7 @@ class Gang:
         # When these moments come, on the monotonic clock; None: not awaited.
         self._time_out_at: float | None = None
         self._kill_at: float | None = None
+        self._judge_at: float | None = None
         self._farewell_at: float | None = None
         self._give_up_at: float | None = None
 
@@ -135,14 +138,16 @@ class Gang:
 
     def run(self) -> dict[str, Any]:
         """Serve the ranks until none is left; how they ended, as an END without what only the node knows."""
-        while self._living and not _past(self._give_up_at):
-            self._loop.turn(self._patience(), urgent_only=self._stream.output.full)
+        while True:
             self._heed_signals()
-            self._reap()  # before the suspects: a victim may speak before the death that made it one is noticed
-            while self._suspects:
-                self._fail(self._suspects.pop(0))
+            self._reap()
             self._heed_time()
             self._heed_output()
+            if not self._living or _past(self._give_up_at):
+                break
+            self._loop.turn(self._patience(), urgent_only=self._stream.output.full)
+        if self._suspect is not None:
+            self._fail(self._suspect)
         return self._how_it_ended()
 
     def kill(self) -> None:
@@ -227,8 +232,10 @@ class Gang:
             elif kind == "error":
                 rank.error = message["error"]
                 self._write_signed("error", number, "error", rank.error)
+                self._suspect_of_failure(rank)
             elif kind == "bye":
-                self._take_goodbye(rank, message)
+                rank.bye = message
+                self._suspect_of_failure(rank)
             else:
                 return f"there is no message of kind {kind[:40]!r}"
         except KeyError as missing:
@@ -249,11 +256,6 @@ class Gang:
         if number == 0:  # each rank may have one; the job's is that of rank 0
             self._write_signed("result", number, "index", index)
             self.result = hashlib.sha256(canonical(index)).hexdigest()
-
-    def _take_goodbye(self, rank: Rank, bye: dict[str, Any]) -> None:
-        rank.bye = bye
-        if self._end_of(rank)["code"] != "Succeeded":
-            self._suspects.append(rank)
 
     def _write_signed(self, kind: str, number: int, name: str, value: Any) -> None:
         self._stream.event(kind, number, **{name: value, "hmac": self._sign({name: value})})
@@ -276,8 +278,14 @@ class Gang:
         # What fits into a pipe is all that was written before; more can only come from a process that got away.
         self._catch_up(rank)
         self._close_pipe(rank)
-        if self._end_of(rank)["code"] != "Succeeded":
+        if rank.bye is None and rank.error is None:
             self._fail(rank)
+
+    def _suspect_of_failure(self, rank: Rank) -> None:
+        """A rank says that it failed. It may be the victim of one whose death is not noticed yet: wait a little."""
+        if self._suspect is None and self._end_of(rank)["code"] != "Succeeded":
+            self._suspect = rank
+            self._judge_at = time.monotonic() + (_SETTLE if len(self._living) > 1 else 0)
 
     def _end_of(self, rank: Rank) -> dict[str, Any]:
         return ending.of_rank(
@@ -363,6 +371,9 @@ class Gang:
         if _past(self._time_out_at):
             self._time_out_at = None
             self._stop("TimedOut", f"the code ran longer than {self._timeout:g} seconds", timeout=self._timeout)
+        if _past(self._judge_at) and self._suspect is not None:
+            self._judge_at = None
+            self._fail(self._suspect)
         if _past(self._kill_at):
             self._kill()
         if _past(self._farewell_at):
@@ -372,7 +383,7 @@ class Gang:
 
     def _patience(self) -> float | None:
         """Seconds until one of the moments comes; None: none is awaited."""
-        moments = [self._time_out_at, self._kill_at, self._farewell_at, self._give_up_at]
+        moments = [self._time_out_at, self._judge_at, self._kill_at, self._farewell_at, self._give_up_at]
         for rank in self._ranks.values():
             moments += [rank.flush_at, rank.resume_at]
         left = [moment - time.monotonic() for moment in moments if moment is not None]

@@ -51,11 +51,17 @@ class Results:
             if name in self._namespace and not isinstance(self._namespace[name], types.ModuleType)
         ]
 
+    def imports(self, assigned: Iterable[str]) -> dict[str, str]:
+        """Names that the code bound to modules: no values, but functions that come back read them."""
+        found = {name: self._namespace.get(name) for name in assigned}
+        return {name: value.__name__ for name, value in found.items() if isinstance(value, types.ModuleType)}
+
     def index(
         self,
         names: Iterable[str],
         *,
         limit: int | None,
+        imports: Mapping[str, str] | None = None,
         unchecked: Iterable[str] = (),
         files: Mapping[str, dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
@@ -76,6 +82,7 @@ class Results:
             "graph": reference,
             "names": {name: self._entry(name, sizes) for name in back},
             "remote": {name: self._entry(name, sizes) | {"graph": ref} for name, ref in apart.items() if ref},
+            "imports": dict(imports or {}),
             "unchecked": list(unchecked),
             "unreturned": self._unreturned,
             "files": dict(files or {}),

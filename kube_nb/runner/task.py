@@ -146,6 +146,7 @@ class Task:
 
         results = Results(self._namespace, self._made)
         asked: list[str] | None = self._outputs["names"]
+        modules: dict[str, str] = {}
         unchecked: list[str] = []
         if asked is not None:
             names = results.exactly(asked)
@@ -154,6 +155,7 @@ class Task:
         else:
             changed, unchecked = self._baseline.compare() if self._baseline is not None else ([], [])
             names = results.unasked(self._outputs["assigned"], changed)
+            modules = results.imports(self._outputs["assigned"])
         if not failed and self._task["returns"] and execute.RESULT in self._namespace:
             names = list(dict.fromkeys([*names, execute.RESULT]))
         collect = self._manifest["collect"]
@@ -165,7 +167,9 @@ class Task:
             self._say_state("return", f"returning {', '.join(words[:_NAMED])}{more}")
         files = results.files(collect, self._spec["work"])
         limit = None if asked is not None else self._outputs["limit"]
-        self._voice.say("result", index=results.index(names, limit=limit, unchecked=unchecked, files=files))
+        self._voice.say(
+            "result", index=results.index(names, limit=limit, imports=modules, unchecked=unchecked, files=files)
+        )
 
     def _fail(self, error: BaseException, *, code: str | None = None) -> int:
         """Say what the code ended with; the exit status that goes with it."""

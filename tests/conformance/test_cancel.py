@@ -13,7 +13,9 @@ from kube_nb.spec import Phase
 from tests.conformance.backends import needs
 from tests.conformance.sending import Sender, code, ended, gone, running, tail
 
-DEAF = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', os.getpid(), flush=True)\n"
+DEAF = (
+    "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', os.getpid(), flush=True)\n"
+)
 
 
 def all_cores(send: Sender) -> float:

@@ -63,7 +63,7 @@ def test_what_cannot_travel_is_named_with_its_path(send: Sender, stack: ExitStac
 
     error = refused(send, "print(cfg.name)", {"cfg": cfg})
 
-    assert error.path.startswith("cfg.parts[1][\"deep\"][1].handle")
+    assert error.path.startswith('cfg.parts[1]["deep"][1].handle')
     assert error.path in str(error)
     assert type(culprit).__name__ in str(error)
 

@@ -139,7 +139,9 @@ def test_an_exception_that_cannot_be_loaded_keeps_its_name_and_words(cell: Cell)
 
 
 def test_an_exception_whose_words_raise(cell: Cell) -> None:
-    text = failed(cell, "class Mute(Exception):\n    def __str__(self):\n        raise RuntimeError('no words')\nraise Mute()")
+    text = failed(
+        cell, "class Mute(Exception):\n    def __str__(self):\n        raise RuntimeError('no words')\nraise Mute()"
+    )
 
     assert cell().error.ename == "Mute"
     assert arrow(text) == ["raise Mute()"]

@@ -119,7 +119,9 @@ def test_an_interrupt_does_not_reach_the_code_of_the_job(separate_kernel: Separa
 
 
 def test_a_kernel_that_is_killed_leaves_its_job_running(separate_kernel: SeparateKernel) -> None:
-    running = separate_kernel.start("%%kube_train\nimport time\nprint('ready', flush=True)\ntime.sleep(3)\nprint('done')")
+    running = separate_kernel.start(
+        "%%kube_train\nimport time\nprint('ready', flush=True)\ntime.sleep(3)\nprint('done')"
+    )
     running.until("ready")
     separate_kernel.close()
     time.sleep(0.5)

@@ -130,7 +130,8 @@ def test_installing_inside_is_refused_with_a_pointer(send: Sender, source: str, 
 
 
 @pytest.mark.parametrize(
-    "source", ["name = input('who? ')", "import getpass\ngetpass.getpass()", "breakpoint()", "import pdb\npdb.set_trace()"]
+    "source",
+    ["name = input('who? ')", "import getpass\ngetpass.getpass()", "breakpoint()", "import pdb\npdb.set_trace()"],
 )
 def test_what_waits_for_a_keyboard_is_refused(send: Sender, source: str) -> None:
     error = refused(send, CannotRunThere, source)
@@ -138,7 +139,9 @@ def test_what_waits_for_a_keyboard_is_refused(send: Sender, source: str) -> None
     assert f"line {source.count(chr(10)) + 1}" in error.what
 
 
-@pytest.mark.parametrize("magic", ["%debug", "%run script.py", "%load_ext autoreload", "%%kube_train\nx = 1", "%kube_jobs"])
+@pytest.mark.parametrize(
+    "magic", ["%debug", "%run script.py", "%load_ext autoreload", "%%kube_train\nx = 1", "%kube_jobs"]
+)
 def test_magics_that_need_the_kernel_are_refused(send: Sender, magic: str) -> None:
     assert magic.split()[0] in refused(send, CannotRunThere, magic).what
 

@@ -38,7 +38,9 @@ def test_no_attempt_is_made_that_was_not_asked_for(send: Sender) -> None:
     assert send.over("raise ValueError").status().attempt == 0
 
 
-@pytest.mark.parametrize("source", ["import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)", "import sys; sys.exit(3)"])
+@pytest.mark.parametrize(
+    "source", ["import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)", "import sys; sys.exit(3)"]
+)
 def test_a_process_that_was_lost_is_tried_again(send: Sender, source: str) -> None:
     job = send.over(COUNT + f"if attempt == 0:\n    {source}", retries=1)
 
@@ -53,7 +55,8 @@ def test_a_time_out_is_an_answer_and_is_not_tried_again(send: Sender) -> None:
 
 def test_each_attempt_begins_in_an_empty_folder(send: Sender) -> None:
     job = send.over(
-        COUNT + "import os\nprint('found', os.listdir('.'))\nopen('left', 'w').close()\nif attempt == 0: raise ValueError",
+        COUNT
+        + "import os\nprint('found', os.listdir('.'))\nopen('left', 'w').close()\nif attempt == 0: raise ValueError",
         retries=1,
     )
 

@@ -274,3 +274,23 @@ def test_the_notebooks_helper_names_are_left_alone(cell):
     kernel.send("x = 1")
     assert kernel["_ih"][-1].startswith("get_ipython().run_cell_magic('kube_train'")
     assert before == 5
+
+
+def test_a_module_that_the_cell_imports_is_there_afterwards(cell):
+    kernel = cell(send="import string as s\nimport xml.etree.ElementTree as tree")
+    assert kernel.run("s.digits, tree.fromstring('<a/>').tag").value == ("0123456789", "a")
+
+
+def test_a_module_that_the_kernel_does_not_have_is_said(cell):
+    body = "import sys, types\nsys.modules['only_there'] = types.ModuleType('only_there')\nimport only_there\nx = 1"
+    kernel = cell(send=body)
+    assert (kernel["x"], "only_there" in kernel) == (1, False)
+    assert "`only_there` cannot be imported here" in kernel.card
+
+
+def test_a_name_that_was_already_that_module_stays_it(cell):
+    kernel = cell("import string")
+    before = kernel["string"]
+    kernel.send("import string\ndigits = string.digits")
+    assert kernel["string"] is before
+    assert "string" not in kernel.card

@@ -32,7 +32,9 @@ def jump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
     patch = JUMP.format(jump=request.param, after=0.4)
     entry = Path(starting._ENTRY)
     supervisor = tmp_path / "entry.py"
-    supervisor.write_text(f"{patch}\n__file__ = {str(entry)!r}\nexec(compile(open(__file__).read(), __file__, 'exec'))\n")
+    supervisor.write_text(
+        f"{patch}\n__file__ = {str(entry)!r}\nexec(compile(open(__file__).read(), __file__, 'exec'))\n"
+    )
     monkeypatch.setattr(starting, "_ENTRY", str(supervisor))
     submit = LocalBackend.submit
 
@@ -41,7 +43,9 @@ def jump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
         if not runner.exists():
             shutil.copytree(bundle.runner, runner)
             (runner / "main.py").chmod(0o600)
-            (runner / "main.py").write_text(patch + "\n" + (bundle.runner / "main.py").read_text().replace("from __future__ import annotations", ""))
+            (runner / "main.py").write_text(
+                patch + "\n" + (bundle.runner / "main.py").read_text().replace("from __future__ import annotations", "")
+            )
         return submit(self, spec, replace(bundle, runner=runner))
 
     monkeypatch.setattr(LocalBackend, "submit", with_a_bad_clock)

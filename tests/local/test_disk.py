@@ -87,7 +87,9 @@ def test_a_submit_that_runs_out_of_room_half_way_leaves_nothing_or_a_job_with_an
 
 
 def test_code_that_fills_the_disk_ends_out_of_disk(send: Sender) -> None:
-    job = send.over("print('before', flush=True)\nwith open('big', 'wb') as file:\n    while True:\n        file.write(bytes(1 << 20))")
+    job = send.over(
+        "print('before', flush=True)\nwith open('big', 'wb') as file:\n    while True:\n        file.write(bytes(1 << 20))"
+    )
 
     assert (job.phase, code(job)) == (Phase.FAILED, "OutOfDisk")
     assert job.reason is not None
@@ -170,7 +172,9 @@ def test_a_read_only_directory_refuses_a_submit_and_still_shows_what_was(send: S
         make_writable(disk)
 
 
-def test_a_directory_that_is_a_file_is_refused(state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_is_a_file_is_refused(
+    state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBE_NB_STATE_DIR", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
 
@@ -183,7 +187,12 @@ def test_the_directories_are_private(send: Sender, disk: Path) -> None:
 
     open_to_others = [
         str(path.relative_to(disk))
-        for path in (disk / "jobs" / job.id, disk / "jobs" / job.id / "key", disk / "journal", disk / "journal" / f"{job.id}.json")
+        for path in (
+            disk / "jobs" / job.id,
+            disk / "jobs" / job.id / "key",
+            disk / "journal",
+            disk / "journal" / f"{job.id}.json",
+        )
         if path.stat().st_mode & 0o077
     ]
     assert open_to_others == []

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kube_nb.events
+import kube_nb.inside
 import kube_nb.runner
 from kube_nb.events import Decoder, Event, Text
 from kube_nb.runner import ending
@@ -28,14 +29,14 @@ import json, os, socket, sys, traceback
 
 def main():
     spec = json.load(open(os.environ["KUBE_NB_RANK_SPEC"]))
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(os.environ["KUBE_NB_SOCKET"])
-    connection.sendall(os.environ["KUBE_NB_TOKEN"].encode() + b"\n")
 
     def say(kind, **data):
         sys.stdout.flush()
-        connection.sendall(json.dumps({"kind": kind, **data}).encode() + b"\n")
-        return connection.recv(1)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(os.environ["KUBE_NB_SOCKET"])
+            connection.sendall(os.environ["KUBE_NB_TOKEN"].encode() + b"\n")
+            connection.sendall(json.dumps({"kind": kind, **data}).encode() + b"\n")
+            return connection.recv(1000)
 
     manifest = json.load(open(spec["bundle"] + "/manifest.json"))
     source = open(spec["bundle"] + "/objects/" + manifest["task"]["source"]).read()
@@ -109,6 +110,8 @@ class OneNode:
         shutil.copy(kube_nb.events.__file__, package / "events.py")
         shutil.copy(package / "runner" / "entry.py", self.runner / "main.py")
         (package / "runner" / "rank.py").write_text(RANK)
+        (self.runner / "small" / "kube_nb").mkdir(parents=True)
+        shutil.copy(kube_nb.inside.__file__, self.runner / "small" / "kube_nb" / "__init__.py")
 
     def object(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()

@@ -164,7 +164,9 @@ class SparsePrograms:
             decorator = [f"@{trigger}"] if self._chance.random() < 0.2 else []
             return [*decorator, f"def {self._chance.choice(self._names)}(x=None, *b):", f"    {body}"]
         if kind < 0.6:
-            return [f"{name} = {self._chance.choice(['1', 'None', '[]', 'lambda: ' + self._chance.choice(self._names)])}"]
+            return [
+                f"{name} = {self._chance.choice(['1', 'None', '[]', 'lambda: ' + self._chance.choice(self._names)])}"
+            ]
         if kind < 0.62:
             return [self._chance.choice([f"import math as {name}", f"del {name}", f"raise {trigger}"])]
         if kind < 0.65 and loop:

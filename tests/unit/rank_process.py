@@ -105,6 +105,7 @@ def run_rank(
 ) -> Ran:
     """Run `source` in a rank of its own and wait for its end."""
     place = Path(tempfile.mkdtemp(prefix="rank-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
     bundle, out, work = place / "bundle", place / "out", place / "work"
     for folder in (bundle, out, work):
         folder.mkdir()
@@ -140,7 +141,6 @@ def run_rank(
     spec = {
         "bundle": str(bundle),
         "out": str(out),
-        "work": str(work),
         "work": str(work),
         "modules": str(place / "modules") if modules else None,
         "env_path": env_path or [],

@@ -67,7 +67,8 @@ def test_a_change_is_found(value, source):
 
 
 @pytest.mark.parametrize(
-    "source", ["x.history", "x.predict()", "y = x", "x.weights = x.weights", "import copy; z = copy.deepcopy(x); z.fit()"]
+    "source",
+    ["x.history", "x.predict()", "y = x", "x.weights = x.weights", "import copy; z = copy.deepcopy(x); z.fit()"],
 )
 def test_what_was_only_read_is_unchanged(source):
     assert changed({"x": Model()}, source) == []
@@ -96,7 +97,9 @@ def test_a_name_that_does_not_exist_is_not_looked_at():
     assert Baseline(["nothing"], {}, 1.0).compare() == ([], [])
 
 
-@pytest.mark.parametrize("value", [1, "text", None, (1, ("a", None)), frozenset({1}), threading, Model, len, b"x" * 10**7])
+@pytest.mark.parametrize(
+    "value", [1, "text", None, (1, ("a", None)), frozenset({1}), threading, Model, len, b"x" * 10**7]
+)
 def test_what_cannot_change_costs_nothing(value, monkeypatch):
     monkeypatch.setattr("kube_nb.runner.graph.fingerprint", lambda *args, **kwargs: pytest.fail("looked at it"))
     assert changed({"x": value}, "pass") == []
@@ -176,7 +179,7 @@ def test_any_single_change_is_found(value, data):
     assert baseline.compare() == (["x"], [])
 
 
-# In a rank --------------------------------------------------------------------------------------------------------------
+# In a rank ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_changed_value_comes_back_and_a_read_one_does_not():

@@ -19,7 +19,7 @@ def caught(source: str, **options: Any) -> dict[str, Any]:
     remember({"<sent>": source})
     try:
         Code(source, "<sent>").run({"__name__": "__main__"})
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever the source raises
         record = failure.describe(error, sources={"<sent>"}, **options)
         assert not [word for word in OURS if word in json.dumps(record)]
         return record
@@ -32,25 +32,34 @@ def frames(record: dict[str, Any]) -> list[tuple[str, int, str, str]]:
 
 def test_names_words_and_frames():
     record = caught("def f(x):\n    return 1 / x\n\nf(0)")
-    assert (record["ename"], record["evalue"], record["qualified"]) == ("ZeroDivisionError", "division by zero", "ZeroDivisionError")
+    assert (record["ename"], record["evalue"], record["qualified"]) == (
+        "ZeroDivisionError",
+        "division by zero",
+        "ZeroDivisionError",
+    )
     assert frames(record) == [("<sent>", 4, "<module>", "f(0)"), ("<sent>", 2, "f", "return 1 / x")]
-    assert record["text"].startswith('Traceback (most recent call last):\n  File "<sent>", line 4, in <module>\n    f(0)\n')
+    assert record["text"].startswith(
+        'Traceback (most recent call last):\n  File "<sent>", line 4, in <module>\n    f(0)\n'
+    )
     assert record["text"].endswith("\nZeroDivisionError: division by zero")
     assert (record["cause"], record["context"], record["group"], record["notes"]) == (None, None, [], [])
 
 
 def test_frames_of_libraries_stay():
     names = [frame[2] for frame in frames(caught("import json\njson.loads('{')"))]
-    assert names == ["<module>", "loads", "decode", "raw_decode"] or names[0] == "<module>"
-    assert len(names) > 1
+    assert names[:2] == ["<module>", "loads"]
 
 
 def test_awaited_code_has_no_frames_of_the_loop():
-    record = caught("import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    raise LookupError('lost')\nawait f()")
+    record = caught(
+        "import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    raise LookupError('lost')\nawait f()"
+    )
     assert [frame[2] for frame in frames(record)] == ["<module>", "f"]
 
 
-@pytest.mark.parametrize("raised", ["KeyboardInterrupt('mine')", "SystemExit(3)", "asyncio.CancelledError()", "GeneratorExit"])
+@pytest.mark.parametrize(
+    "raised", ["KeyboardInterrupt('mine')", "SystemExit(3)", "asyncio.CancelledError()", "GeneratorExit"]
+)
 def test_whatever_is_raised_is_described(raised):
     record = caught(f"import asyncio\nawait asyncio.sleep(0)\nraise {raised}")
     assert record["frames"][-1]["line"] == 3
@@ -94,7 +103,8 @@ def test_thousands_of_members_stay_small():
 
 def test_a_chain_of_thousands_stays_small():
     record = caught(
-        "error = None\nfor i in range(3000):\n    new = ValueError('x' * 1000 + str(i))\n    new.__cause__ = error\n    error = new\nraise error"
+        "error = None\nfor i in range(3000):\n    new = ValueError('x' * 1000 + str(i))\n"
+        "    new.__cause__ = error\n    error = new\nraise error"
     )
     assert len(json.dumps(record)) < 2 * 1024 * 1024
 
@@ -172,7 +182,7 @@ def test_every_exception_is_offered_for_pickling():
     assert offered == ["ZeroDivisionError", "ValueError"]
 
 
-# In a rank --------------------------------------------------------------------------------------------------------------
+# In a rank ----------------------------------------------------------------------------------------------------------
 
 
 def failed(source: str, **options: Any) -> Ran:

@@ -117,9 +117,9 @@ plain = st.recursive(
 
 
 @given(values=st.dictionaries(st.text(), plain))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 def test_what_travels_arrives_equal(kernel: Kernel, values: dict[str, Any]) -> None:
-    ref = graph.dump(values, namespace=kernel.ns, objects=kernel.objects)
+    ref = graph.dump(values, namespace=kernel.ns, objects=kernel.objects, inline=1 << 30)
     assert kernel.load(ref) == values
 
 
@@ -388,6 +388,18 @@ class Colour(enum.Enum):
     RED = 1
     GREEN = 'g'
     def shout(self): return self.name + '!'
+class Planet(enum.Enum):
+    EARTH = (1.0, 2.0)
+    WORLD = (1.0, 2.0)
+    MARS = (3.0, 4.0)
+    def __init__(self, mass, radius): self.mass, self.radius = mass, radius
+class Coordinate(bytes, enum.Enum):
+    def __new__(cls, value, label):
+        self = bytes.__new__(cls, [value]); self._value_ = value; self.label = label
+        return self
+    X = (1, 'x')
+class Text(enum.StrEnum):
+    A = enum.auto()
 class Level(enum.IntEnum):
     LOW = 1
     HIGH = 2
@@ -456,12 +468,13 @@ class Described:
     field = Field()
 box, node = IntBox(4), Node(1); node.next = node
 values = dict(
-    Base=Base(), Child=Child(), Point=Point(1), Slotted=Slotted(3), Point3=Point3(1, z=9), Colour=Colour.RED,
+    Base=Base(), Child=Child(), Point=Point(1), Slotted=Slotted(3), Point3=Point3(1, z=9), Colour=Colour.RED, Planet=Planet.MARS,
+    Coordinate=Coordinate.X, Text=Text.A,
     Level=Level.HIGH, Flags=Flags.A | Flags.B, Square=Square(), WithMeta=WithMeta(), Registered=Registered(),
     Slots=Slots(), IntBox=box, Pair=Pair(1), Movie=Movie(title='t'), MyError=MyError(3), MyDict=MyDict(a=1),
     MyInt=MyInt(4), Tup=Tup(1, 2), Node=node, Local=Local(), Nested=Child.Nested(), Thing=Thing(),
     Described=Described())
-every = [Base, Child, Point, Slotted, Point3, Colour, Level, Flags, Shape, Square, Meta, WithMeta, Registry,
+every = [Base, Child, Point, Slotted, Point3, Colour, Planet, Coordinate, Text, Level, Flags, Shape, Square, Meta, WithMeta, Registry,
          Registered, Slots, Box, IntBox, Pair, Movie, Talks, MyError, MyDict, MyInt, Tup, Node, Local, Child.Nested,
          Thing, Described]
 """
@@ -478,6 +491,8 @@ class Point4(Point3):
     w: int = 4
 assert Point4(1) == Point4(1, 2, [], 3, 4)
 assert v['Colour'] is Colour.RED and Colour('g').shout() == 'GREEN!' and list(Colour) == [Colour.RED, Colour.GREEN]
+assert Planet.EARTH.radius == 2.0 and Planet.WORLD is Planet.EARTH and v['Planet'].mass == 3.0
+assert Coordinate.X.label == 'x' and Coordinate(1) == b'\\x01' and v['Text'] == 'a' and Text('a') is Text.A
 assert v['Level'] is Level.HIGH and Level.HIGH > 1 and v['Flags'] == Flags.A | Flags.B and Flags.A in v['Flags']
 assert v['Square'].area() == 4 and isinstance(v['Square'], Shape)
 try: Shape()

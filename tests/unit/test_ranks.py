@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -331,7 +330,7 @@ def test_more_connections_than_descriptors_all_get_through(node: OneNode):
         "held = []\n"
         "for i in range(600):\n"
         "    c = socket.socket(socket.AF_UNIX); c.connect(os.environ['KUBE_NB_SOCKET']); held.append(c)\n"
-        "    c.sendall(token.encode() + b'\\n' + json.dumps({'kind': 'metric', 'values': {'i': i}}).encode() + b'\\n')\n"
+        '    c.sendall(token.encode() + b\'\\n{"kind":"metric","values":{"i":%d}}\\n\' % i)\n'
         "    assert c.recv(10) == b'\\n', i\n"
     )
     ran = node.run(talk(source))
@@ -355,8 +354,8 @@ def test_who_sends_without_reading_does_not_hold_up_the_others(node: OneNode):
 
 
 def test_a_message_of_a_child_counts_for_its_rank(node: OneNode):
-    source = "import sys, subprocess\ncode = '''" + talk(
-        'print(repr(answers(token, b\'{"kind":"metric","values":{}}\\\\n\')), socket.AF_UNIX > 0)'
-    )
-    ran = node.run(source + "'''\nprint(subprocess.run([sys.executable, '-c', code]).returncode)", procs=2)
+    child = node.folder / "child.py"
+    child.write_text(talk('print(repr(answers(token, b\'{"kind":"metric"}\\n\')))'))
+    ran = node.run(f"import sys, subprocess; subprocess.run([sys.executable, {str(child)!r}])", procs=2)
+    assert ran.text == {0: b"'\\n'\n", 1: b"'\\n'\n"}
     assert sorted(event.rank for event in ran.events if event.kind == "metric") == [0, 1]

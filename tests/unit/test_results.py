@@ -41,7 +41,11 @@ def test_names_come_back_in_one_graph_with_type_and_size(home):
     index = home.back()
     values = home.load(index["graph"])
     assert values["b"]["inside"] is values["a"]
-    assert {name: entry["type"] for name, entry in index["names"].items()} == {"a": "list", "b": "dict", "array": "ndarray"}
+    assert {name: entry["type"] for name, entry in index["names"].items()} == {
+        "a": "list",
+        "b": "dict",
+        "array": "ndarray",
+    }
     assert 800_000 < index["names"]["array"]["size"] < 801_000
     assert (index["remote"], index["unreturned"], index["files"]) == ({}, {}, {})
 
@@ -83,8 +87,6 @@ class Slotted:
 
     def __init__(self):
         self.guard = threading.Lock()
-
-
 
 
 class Odd:
@@ -161,7 +163,7 @@ def test_a_pattern_without_files_is_said(home, work, pattern):
     assert f"--collect {pattern}" in results.index([], limit=None)["unreturned"]
 
 
-# In a rank --------------------------------------------------------------------------------------------------------------
+# In a rank ----------------------------------------------------------------------------------------------------------
 
 
 def test_names_and_files_of_a_rank():
@@ -204,7 +206,10 @@ def test_files_of_code_that_failed_come_back_because_they_were_asked_for():
 
 def test_an_instance_of_the_notebooks_class_comes_back_as_one():
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    exec("class Model:\n    fitted = False\n    def fit(self):\n        self.fitted = True\n        return self", namespace)
+    exec(
+        "class Model:\n    fitted = False\n    def fit(self):\n        self.fitted = True\n        return self",
+        namespace,
+    )
     model = namespace["Model"]()
     ran = run_rank("fitted = model.fit()", {"model": model}, namespace=namespace, assigned=["fitted"], check=["model"])
     values = ran.values
