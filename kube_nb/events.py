@@ -1,4 +1,4 @@
-"""The records a job emits, and the one encoder and decoder of a job's stream. Standard library only: it ships with jobs.
+"""The records a job emits, and the one encoder and decoder of a job's stream. Standard library only.
 
 A stream is the user's own text, passed through byte for byte, with events between its lines, so that a person who reads
 it with `kubectl logs` reads what the job printed:

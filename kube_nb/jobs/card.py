@@ -77,7 +77,8 @@ class Card:
         colour = _MARK.get(self.phase, "#0969da")
         rows = "".join(
             f'<tr><th scope="row" style="text-align:left;vertical-align:top;padding:1px 12px 1px 0;font-weight:600">'
-            f'{escape(word)}</th><td style="text-align:left;white-space:pre-wrap;padding:1px 0">{self._cell(word, text)}</td></tr>'
+            f'{escape(word)}</th><td style="text-align:left;white-space:pre-wrap;padding:1px 0">'
+            f"{self._cell(word, text)}</td></tr>"
             for word, text in self.table()
         )
         return (

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 
 @pytest.fixture
 def shell():
-    shell = InteractiveShell.instance()
+    config = Config()
+    config.HistoryManager.enabled = False
+    shell = InteractiveShell.instance(config=config)
     shell.run_line_magic("load_ext", "kube_nb")
     yield shell
     shell.run_line_magic("unload_ext", "kube_nb")

@@ -377,7 +377,7 @@ class Overseer:
 
 def _log(text: str) -> None:
     """To the job's supervisor.log; on a full disk nobody hears it, and nothing else is changed by that."""
-    try:
+    try:  # noqa: SIM105  # contextlib would have to be imported
         os.write(2, f"{text}\n".encode(errors="backslashreplace"))
     except OSError:
         pass
