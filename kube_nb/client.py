@@ -277,7 +277,15 @@ class Client:
         if not dry_run:
             for id in old:
                 self.delete(self._job(id))
+            self._forget_what_is_gone()
         return old
+
+    def _forget_what_is_gone(self) -> None:
+        """Lines of the journal whose job this target no longer has."""
+        there = {status.id for status in self.statuses()}
+        for id in self.journal.ids():
+            if id not in there and self.journal.read(id).target == self.backend.name:
+                self.journal.remove(id)
 
     def check(self) -> list[Finding]:
         """What stands against a job with these options, before one is sent."""

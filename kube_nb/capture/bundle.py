@@ -247,8 +247,7 @@ def repack(bundle: Path, spec: JobSpec, *, state: Path, key: bytes) -> Bundle:
 
 
 def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes, progress: Progress | None) -> Bundle:
-    objects = Objects(directory / "objects")
-    say = progress or (lambda done, total, text: None)
+    objects = Objects(directory / "objects", _counted(progress, cargo.values.values()))
     try:
         reference = graph.dump(
             cargo.values,
@@ -260,7 +259,6 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
     except graph.NotPicklable as error:
         value = cargo.values.get(error.name, cargo.namespace.get(error.name))
         raise explain(error.name, value, error.error, cargo.namespace) from error
-    say(0, None, "packing files")
     source = objects.write(cargo.source.code.encode())
     sources = {name: objects.write(text.encode()) for name, text in _cell_sources(cargo).items()}
     modules = objects.write(cargo.modules.zip_bytes()) if cargo.modules.files else None
@@ -305,6 +303,21 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
         "sizes": {entry.name: entry.stat().st_size for entry in os.scandir(directory / "objects") if entry.is_file()},
     }
     return replace(_sign(manifest, directory, key, runner_object(state)), env=cargo.index_env)
+
+
+def _counted(progress: Progress | None, values: Iterable[Any]) -> Callable[[int], None] | None:
+    """Tells how far packing is; how much there is to pack is known of arrays and tables alone."""
+    if progress is None:
+        return None
+    total = sum(size for size in (getattr(value, "nbytes", 0) for value in values) if isinstance(size, int))
+    written = 0
+
+    def wrote(count: int) -> None:
+        nonlocal written
+        written += count
+        progress(written, total if total > written else None, f"{_size(written)} packed")
+
+    return wrote
 
 
 def _sign(manifest: dict[str, Any], directory: Path, key: bytes, runner: Path) -> Bundle:

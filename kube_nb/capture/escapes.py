@@ -118,7 +118,8 @@ def parsed(code: str, filename: str = "<cell>") -> tuple[ast.Module, CodeType]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the job's own compiler says them, where the person sees them
             tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-            return tree, compile(tree, filename, "exec", flags, dont_inherit=True)
+            # From the text again: a tree is compiled only to a third of the depth that the text may have.
+            return tree, compile(code, filename, "exec", flags, dont_inherit=True)
     except SyntaxError as error:
         lines = code.split("\n")
         if error.text is None and error.lineno is not None and 0 < error.lineno <= len(lines):

@@ -28,7 +28,8 @@ from typing import Any
 
 from kube_nb.capture.bytecode import Globals, globals_in
 from kube_nb.capture.escapes import Transform
-from kube_nb.capture.flow import MODULE_NAMES, OPAQUE, Reads, flow_of
+from kube_nb.capture.flow import MODULE_NAMES, Reads, flow_of
+from kube_nb.capture.mentions import OPAQUE
 from kube_nb.capture.touched import touched
 
 __all__ = ["Captured", "Reads", "closure", "globals_of", "reads", "touched"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from kube_nb.jobs.outputs import RESULT, RemoteValue, size_text
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 ABSENT = object()
 """Stands for a name that did not exist at the submit."""
 BEFORE = "before"
+JOURNAL = "journal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,10 @@ def returned(job: Job, namespace: dict[str, Any]) -> Return:
     outputs = job.outputs
     values = {name: value for name, value in outputs.values_now().items() if name != RESULT}
     left = outputs.unreturned
-    for name, module in outputs.imports.items():
+    for name, origin in outputs.imports.items():
+        module, _, path = origin.partition(":")
         try:
-            found = import_module(module)
+            found = attrgetter(path)(import_module(module)) if path else import_module(module)
         except Exception as error:  # noqa: BLE001 - what the job could import may fail here in any way
             left[name] = f"`{module}` cannot be imported here: {error}"
             continue
@@ -63,7 +66,7 @@ def returned(job: Job, namespace: dict[str, Any]) -> Return:
             with_job.append(f"{name} ({value.type}, {size_text(value.size)})")
         else:
             kind, size = outputs.sizes.get(name, (type(value).__name__, 0))
-            back.append(f"{name} (module)" if name in outputs.imports else f"{name} ({kind}, {size_text(size)})")
+            back.append(f"{name} (imported)" if name in outputs.imports else f"{name} ({kind}, {size_text(size)})")
     rows = [("came back", ", ".join(back))] if back else []
     if with_job:
         rows.append(
@@ -91,6 +94,14 @@ def _moved(job: Job, name: str, namespace: dict[str, Any]) -> bool:
         return False
     known = job.entry.before.get(name)
     return known is None or known != fingerprint_text(now)
+
+
+def let_go(job: Job) -> None:
+    """The kernel goes on while the job runs: write down what its names hold now, so that changes are noticed later."""
+    before, journal = job.shared.get(BEFORE), job.shared.get(JOURNAL)
+    if job.entry is not None and before is not None and journal is not None:
+        job.shared["detached"] = True
+        job.remember(replace(job.entry, before=fingerprints(before)), journal)
 
 
 def fingerprints(values: Mapping[str, Any]) -> dict[str, str | None]:

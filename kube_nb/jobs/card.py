@@ -54,7 +54,8 @@ class Card:
         if self.phase in (Phase.RUNNING, Phase.STARTING):
             took = took.replace("after", "for")
         state = f"{self.phase}{took}" + (f" ({self.step})" if self.step else "")
-        rows = [("state", state), ("what", self.label), ("where", self.where)]
+        rows = [("state", state)]
+        rows += [(word, text) for word, text in (("what", self.label), ("where", self.where)) if text]
         if self.progress:
             rows.append(("progress", _progress_text(*self.progress)))
         if self.metrics:

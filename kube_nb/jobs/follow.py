@@ -40,7 +40,7 @@ def follow(
             for batch in _node(backend, id, node, node * procs, wait):
                 arrived.put(batch)
             arrived.put(None)
-        except BaseException as error:  # handed to the reader, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the reader, which raises it
             arrived.put(error)
 
     for node in range(nodes):

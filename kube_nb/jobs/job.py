@@ -25,7 +25,11 @@ from kube_nb.runner.objects import CorruptedObject, Objects
 from kube_nb.spec import JobId, Phase
 
 if TYPE_CHECKING:
-    from kube_nb.jobs.journal import Entry
+    from kube_nb.jobs.journal import Entry, Journal
+
+
+_LOOK_AGAIN = 20.0
+"""Seconds after which one who waits for a job asks whether it is still there."""
 
 
 class Job:
@@ -72,6 +76,11 @@ class Job:
     def entry(self) -> Entry | None:
         """What this machine's journal knows of the submit; None: it was submitted elsewhere."""
         return self._entry
+
+    def remember(self, entry: Entry, journal: Journal) -> None:
+        """Replace what the journal knows of the submit."""
+        journal.write(entry)
+        self._entry = entry
 
     def status(self) -> JobStatus:
         """What the target says now.
@@ -146,11 +155,27 @@ class Job:
     # Waiting --------------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> Job:
-        """Return when the job has ended, whatever its end, or after `timeout` seconds."""
+        """Return when the job has ended, whatever its end, or after `timeout` seconds.
+
+        Raises:
+            NotFound: the job was deleted.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
         ended = threading.Event()
-        subscription = self.subscribe(lambda status: ended.set() if status.phase.final else None)
+
+        def heard(status: JobStatus) -> None:
+            if status.phase.final:
+                self._status = status
+                ended.set()
+
+        subscription = self.subscribe(heard)
         try:
-            ended.wait(timeout)
+            # A deleted job is no more heard of, so it is looked for now and then.
+            while not self.status().phase.final:
+                left = _LOOK_AGAIN if give_up is None else min(_LOOK_AGAIN, give_up - time.monotonic())
+                if left <= 0:
+                    break
+                ended.wait(left)
         finally:
             subscription.close()
         return self
@@ -313,6 +338,8 @@ class Job:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         from kube_nb.jobs.card import bundle, snapshot
 
+        if self.shared.pop("drawn", False):  # its live card stands right above
+            return {"text/plain": repr(self)}
         return bundle(snapshot(self))
 
 

@@ -102,7 +102,7 @@ class Outputs(Mapping[str, Any]):
 
     @property
     def imports(self) -> dict[str, str]:
-        """Names that the cell bound to modules, and which."""
+        """Names that functions which came back read and the cell imported: `numpy`, `math:sqrt`."""
         return dict(self._index.get("imports", {}))
 
     @property

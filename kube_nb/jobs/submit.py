@@ -15,7 +15,7 @@ from kube_nb.backends.base import Backend, Bundle, Finding
 from kube_nb.capture.bundle import Cargo, load_cargo, pack, repack
 from kube_nb.config import Settings
 from kube_nb.errors import BadValue, NotFound, Refused, StorageFailed
-from kube_nb.jobs.assign import ABSENT, BEFORE, fingerprints
+from kube_nb.jobs.assign import ABSENT, BEFORE, JOURNAL, fingerprints
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Entry, Journal
 from kube_nb.jobs.outputs import kernel_namespace, size_text
@@ -153,8 +153,9 @@ class Plan:
             shipped=bundle.size,
             returns=self.cargo.returns,
         )
-        job = _create(self.backend, self.spec, bundle, entry, Journal(state))
-        job.shared |= {BEFORE: before, "detached": detached}
+        journal = Journal(state)
+        job = _create(self.backend, self.spec, bundle, entry, journal)
+        job.shared |= {BEFORE: before, JOURNAL: journal, "detached": detached}
         return job
 
     def describe(self) -> list[tuple[str, str]]:
@@ -216,10 +217,21 @@ def _create(backend: Backend, spec: JobSpec, bundle: Bundle, entry: Entry, journ
     try:
         backend.submit(spec, bundle)
     except (Refused, StorageFailed):
-        journal.remove(spec.id)
-        shutil.rmtree(bundle.directory, ignore_errors=True)
+        _forget(spec, bundle, journal)
+        raise
+    except KeyboardInterrupt:
+        # Nobody has seen this job yet, so nobody would look for it.
+        try:
+            backend.cancel(spec.id)
+        except NotFound:
+            _forget(spec, bundle, journal)
         raise
     return Job(backend, spec.id, entry)
+
+
+def _forget(spec: JobSpec, bundle: Bundle, journal: Journal) -> None:
+    journal.remove(spec.id)
+    shutil.rmtree(bundle.directory, ignore_errors=True)
 
 
 def _sentence(finding: Finding) -> str:

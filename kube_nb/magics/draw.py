@@ -33,7 +33,7 @@ class Board:
     def __init__(self, shell: InteractiveShell, display_id: str) -> None:
         self._shell = shell
         self._id = f"kube-nb-card-{display_id}"
-        self._live = hasattr(shell, "kernel")
+        self.live = hasattr(shell, "kernel")
         self._shown = False
         self._last: Card | None = None
         self._drawn_at = 0.0
@@ -41,7 +41,7 @@ class Board:
     def draw(self, card: Card, *, now: bool = False) -> None:
         """Show this state; states that follow each other within a quarter of a second are one unless `now`."""
         moment = time.monotonic()
-        if not self._live or card == self._last or not (now or moment - self._drawn_at >= _CARD_EVERY):
+        if not self.live or card == self._last or not (now or moment - self._drawn_at >= _CARD_EVERY):
             return
         self._last, self._drawn_at = card, moment
         publish(self._shell, bundle(card), {}, self._id, update=self._shown)
@@ -54,7 +54,7 @@ class Board:
 
     def close(self, card: Card) -> None:
         """Show the last state."""
-        if self._live:
+        if self.live:
             self.draw(card, now=True)
         else:
             print(card.text())

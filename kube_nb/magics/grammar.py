@@ -37,8 +37,8 @@ class Flag:
         names: as they are written, e.g. ("-o", "--outputs").
         dest: the name of its value; default: the longest name as an identifier, `on_interrupt` for `--on-interrupt`.
         kind: "switch" has no value; "value" has one; "list" has several, separated by commas or repeated, `none` for
-            none at all; "param" is NAME=VALUE, the value typed as YAML, and may be repeated; "pair" is NAME or NAME=TEXT
-            and gives these texts, of which only such commas cut that a further NAME or NAME= follows.
+            none at all; "param" is NAME=VALUE, the value typed as YAML, and may be repeated; "pair" is NAME or
+            NAME=TEXT, and a comma in TEXT separates nothing unless another NAME= follows it.
         parse: makes what is meant of a value (of each one of a list); its errors are the person's to read.
         default: what it is where it is not given.
         metavar: stands for the value in the usage.

@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from kube_nb.jobs.assign import Return, returned
+from kube_nb.jobs.assign import Return, let_go, returned
 from kube_nb.jobs.card import Card, snapshot
 from kube_nb.jobs.failure import as_ipython_shows_it, failed
 from kube_nb.jobs.interrupts import Terminated, ending, interrupted, watched
@@ -71,6 +71,9 @@ def attend(
             print(said)
         if isinstance(interrupt, Terminated) or (not interactive):
             raise ending(said) from None
+        if not said:
+            let_go(job)
+            watch(job, board)
         return None
     screen.close()
     return finish(shell, job, board, replay, assign=assign)

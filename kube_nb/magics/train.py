@@ -56,6 +56,7 @@ class TrainMagics(KubeMagics):
             shell.push({args.values["job"]: job})
         if detached:
             watch(job, board)
+            job.shared["drawn"] = board.live
             return job
         on_interrupt = args.values.get("on_interrupt") or client.settings.get("on_interrupt")
         return attend(shell, job, board, on_interrupt=on_interrupt)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal
 
 from kube_nb.errors import BadFlag
 
@@ -119,13 +119,9 @@ def _quoted(line: str, start: int) -> tuple[str, int]:
         else:
             text += line[at]
             at += 1
-    _unclosed(line[start:])
-
-
-def _unclosed(text: str) -> NoReturn:
     raise BadFlag(
-        what=f"the quote in `{text[:40]}` is never closed",
-        why="a backslash makes the quote behind it an ordinary character" if "\\" in text else "",
+        what=f"the quote in `{line[start:][:40]}` is never closed",
+        why="a backslash makes the quote behind it an ordinary character" if "\\" in line[start:] else "",
         next="close it; a text that ends with a backslash goes into single quotes",
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hmac
 import json
-import socket
+from _socket import AF_UNIX, socket  # the C half: what `socket` adds to it takes longer to import than all of this
 
 from .loop import Loop
 
@@ -43,7 +43,7 @@ class Channel:
         self._receive = receive
         self._loop = loop
         self._clients: dict[int, _Client] = {}  # by descriptor; who spoke last stands last
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener = socket(AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(1024)
         self._listener.setblocking(False)
@@ -66,7 +66,7 @@ class Channel:
             if len(self._clients) >= _CONNECTIONS and not self._make_room():
                 return
             try:
-                connection, _ = self._listener.accept()
+                fd, _ = self._listener._accept()  # pyright: ignore[reportAttributeAccessIssue]
             except BlockingIOError:
                 return
             except OSError as error:
@@ -75,8 +75,8 @@ class Channel:
                 if error.errno in _DESCRIPTORS_SPENT | {errno.ECONNABORTED}:
                     return
                 raise
+            connection = socket(fileno=fd)
             connection.setblocking(False)
-            fd = connection.fileno()
             self._clients[fd] = _Client(connection)
             self._loop.watch(fd, lambda fd=fd: self._read(fd))
             self._read(fd)
@@ -155,7 +155,7 @@ class Channel:
 
 
 class _Client:
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket) -> None:
         self.connection = connection
         self.rank: int | None = None
         self.line: list[bytes] = []

@@ -142,18 +142,8 @@ class _Stand:
 
 
 def parts_of(cls: type, arguments: tuple[Any, ...], state: tuple[dict[str, Any], Any]) -> tuple[tuple[Any, ...], Any]:
-    """What a class is made from and its state as cloudpickle has them, with what that leaves out.
-
-    That is slots; and of an enum the names of aliases and the attributes that its own `__init__` gave the members.
-    """
+    """What a class is made from and its state as cloudpickle has them, and its slots, which that leaves out."""
     members, rest = state
-    if issubclass(cls, enum.Enum):
-        bases, name, qualname, _, *more = arguments
-        values = {key: member.value for key, member in cls.__members__.items()}
-        attributes = {key: _own_attributes(member) for key, member in cls.__members__.items()}
-        for key in values:
-            members.pop(key, None)
-        return (bases, name, qualname, values, *more), (members, rest, attributes)
     metaclass, name, bases, kwargs, *more = arguments
     if types.resolve_bases(bases) != cls.__bases__:  # of a NamedTuple or a TypedDict
         bases = cls.__bases__
@@ -173,20 +163,77 @@ def parts_of(cls: type, arguments: tuple[Any, ...], state: tuple[dict[str, Any],
                 field: one.__forward_arg__ if isinstance(one, annotationlib.ForwardRef) else one
                 for field, one in annotations.items()
             }
-    return (metaclass, name, bases, kwargs, *more), (members, rest, {})
+    return (metaclass, name, bases, kwargs, *more), (members, rest)
 
 
-def _own_attributes(member: enum.Enum) -> dict[str, Any]:
-    made = ("_value_", "_name_", "__objclass__", "_sort_order_")
-    return {key: one for key, one in vars(member).items() if key not in made}
+def parts_of_enum(
+    cls: type[enum.Enum], arguments: tuple[Any, ...], state: tuple[dict[str, Any], Any]
+) -> tuple[tuple[Any, ...], Any]:
+    """The same of an enum: its members are made again as they are, not from their values.
+
+    cloudpickle leaves out aliases and what an `__init__` or a `__new__` of the enum made of the values.
+    """
+    members, rest = state
+    bases, name, qualname, _, module, tracker, _ = arguments
+    made = {}
+    for key, member in cls.__members__.items():
+        members.pop(key, None)
+        attributes = {one: value for one, value in vars(member).items() if one not in _OF_EVERY_MEMBER}
+        made[key] = (member.value, _new_arguments(member, cls._member_type_), attributes)  # type: ignore[attr-defined]
+    return (bases, name, qualname, made, module, tracker), (members, rest)
 
 
-def fill(cls: type, state: tuple[dict[str, Any], Any, dict[str, dict[str, Any]]]) -> None:
-    """Give a class that was made here its state."""
-    *state_of_class, attributes = state
-    cp._class_setstate(cls, state_of_class)
-    for name, own in attributes.items():
-        vars(cls.__members__[name]).update(own)  # type: ignore[attr-defined]
+_OF_EVERY_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+
+
+def _new_arguments(member: enum.Enum, data: type) -> tuple[Any, ...]:
+    """What makes the plain value that the member also is, e.g. a str."""
+    if data is object:
+        return ()
+    if hasattr(data, "__getnewargs__"):
+        return data.__getnewargs__(member)
+    reduce: Any = data.__reduce__
+    reduced = reduce(member) if reduce is not object.__reduce__ else ()
+    return reduced[1] if isinstance(reduced, tuple) and len(reduced) > 1 else ()
+
+
+def make_enum(
+    bases: tuple[type, ...],
+    name: str,
+    qualname: str,
+    members: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]],
+    module: str,
+    tracker: str,
+) -> type:
+    """An enum with its members, to be filled by its state."""
+    metaclass = type(bases[-1])
+    order = iter(members.values())
+
+    def make_member(cls: type, *_: Any) -> Any:
+        value, arguments, attributes = next(order)
+        member: Any = _builtin_new(cls)(cls, *arguments)
+        member._value_ = value
+        vars(member).update(attributes)
+        return member
+
+    body: Any = metaclass.__prepare__(name, bases)
+    body["__new__"] = make_member
+    body["__init__"] = lambda *_: None
+    for position, key in enumerate(members):
+        body[key] = position  # a stand-in: a value may be a function, which would become a method
+    cls = metaclass.__new__(metaclass, name, bases, body)
+    for hook in ("__init__", "__new_member__"):
+        if hook in vars(cls):
+            delattr(cls, hook)
+    cls.__module__ = module
+    cls.__qualname__ = qualname
+    return cp._lookup_class_or_track(tracker, cls)
+
+
+def _builtin_new(cls: type) -> Any:
+    """The `__new__` of the type in C that gives the class its memory layout."""
+    found = (vars(base).get("__new__") for base in cls.__mro__)
+    return next(new for new in found if isinstance(new, types.BuiltinFunctionType))
 
 
 def definition_digest(cls: type) -> str:

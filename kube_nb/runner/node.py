@@ -11,9 +11,9 @@ import hmac
 import json
 import os
 import signal
-import socket
 import sys
 import time
+from _socket import socket  # without what `socket` imports
 
 from . import ending, processes, verify
 from .loop import Interrupted, Signals
@@ -316,6 +316,9 @@ def _private_folder(others: list[str]) -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
+    probe = socket()
+    try:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+    finally:
+        probe.close()

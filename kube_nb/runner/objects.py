@@ -43,14 +43,21 @@ class CorruptedObject(Exception):
 class Objects:
     """The objects in one directory, which is made by the first write. Any thread and any process may write and read.
 
+    Args:
+        wrote: called with the number of bytes of each block that was written.
+
     Example:
         >>> objects = Objects(Path("bundle/objects"))  # doctest: +SKIP
         >>> bytes(objects.read(objects.write(b"abc")))  # doctest: +SKIP
         b'abc'
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wrote: Callable[[int], None] | None = None) -> None:
         self.directory = Path(directory)
+        self._wrote = wrote
+
+    def _temporary(self) -> _Temporary:
+        return _Temporary(self.directory, self._wrote)
 
     def path(self, digest: str) -> Path:
         """Where the object lies, or would lie.
@@ -87,11 +94,11 @@ class Objects:
             if view.nbytes <= BLOCK:
                 digest = hashlib.sha256(view).hexdigest()
                 if not self._present(digest, view.nbytes):
-                    with _Temporary(self.directory) as file:
+                    with self._temporary() as file:
                         file.write(view)
                         file.keep(self.path(digest))
                 return digest
-            with _Temporary(self.directory) as file:
+            with self._temporary() as file:
                 blocks = [b""] * _count(view.nbytes)
 
                 def hash_block(index: int) -> None:
@@ -212,7 +219,7 @@ class Writer(io.RawIOBase):
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        self._file = _Temporary(objects.directory)
+        self._file = objects._temporary()
         self._blocks: list[bytes] = []
         self._block = hashlib.sha256()
         self._room = BLOCK
@@ -222,6 +229,7 @@ class Writer(io.RawIOBase):
         return True
 
     def write(self, data: Buffer, /) -> int:
+        assert self._file is not None
         with PickleBuffer(data).raw() as view:
             for start, part in self._parts(view.nbytes):
                 with view[start : start + part] as piece:
@@ -235,6 +243,7 @@ class Writer(io.RawIOBase):
 
     def finish(self) -> str:
         """Store what was written; its digest."""
+        assert self._file is not None
         digest = _root([*self._blocks, self._block.digest()])
         if not self._objects._present(digest, self.size):
             self._file.keep(self._objects.path(digest))
@@ -242,7 +251,8 @@ class Writer(io.RawIOBase):
         return digest
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         super().close()
 
     def _parts(self, count: int) -> Iterable[tuple[int, int]]:
@@ -261,8 +271,9 @@ class Writer(io.RawIOBase):
 class _Temporary:
     """A file beside the objects that becomes one of them by `keep`, or is gone."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wrote: Callable[[int], None] | None) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._wrote = wrote
         self._fd, self._path = tempfile.mkstemp(prefix=".new-", dir=directory)  # mode 0600
         self._open = True
         self._synced = False
@@ -278,6 +289,8 @@ class _Temporary:
         while written < view.nbytes:
             written += os.write(self._fd, view[written:] if written else view)
         self._synced = False
+        if self._wrote is not None:
+            self._wrote(view.nbytes)
 
     def sync(self) -> None:
         os.fsync(self._fd)

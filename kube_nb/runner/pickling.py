@@ -109,7 +109,8 @@ class Pickler(cp.Pickler):
         make, arguments, state = reduced[:3]
         is_enum = make is cp._make_skeleton_enum
         tracker = arguments[-2]
-        arguments, state = notebook.parts_of(cls, arguments, state)
+        take_apart = notebook.parts_of_enum if is_enum else notebook.parts_of
+        arguments, state = take_apart(cls, arguments, state)
         class_id = notebook.identify(cls, self.namespace, tracker) if cls.__module__ == "__main__" else None
         arguments = (None if class_id is None else tuple(class_id), is_enum, tracker, *arguments)
         return _make_class, arguments, state, None, None, _set_class
@@ -190,7 +191,7 @@ class Unpickler(pickle.Unpickler):
         existing = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
         if existing is not None:
             return existing
-        cls = cp._make_skeleton_enum(*arguments) if is_enum else notebook.make(*arguments)
+        cls = (notebook.make_enum if is_enum else notebook.make)(*arguments)
         self._made.add(id(cls))
         if class_id is not None:
             notebook.receive(cls, ClassId(*class_id))
@@ -198,7 +199,7 @@ class Unpickler(pickle.Unpickler):
 
     def _set_class(self, cls: type, state: Any) -> None:
         if id(cls) in self._made:
-            notebook.fill(cls, state)
+            cp._class_setstate(cls, state)
 
     def _own_class(self, qualname: str, digest: str) -> type:
         return self._own(ClassId(qualname, digest))

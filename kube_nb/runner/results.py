@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,11 +24,14 @@ class Results:
     Args:
         namespace: of the sent code.
         objects: where values and files go.
+        received: names that the notebook has itself.
     """
 
-    def __init__(self, namespace: dict[str, Any], objects: Objects) -> None:
+    def __init__(self, namespace: dict[str, Any], objects: Objects, received: Iterable[str] = ()) -> None:
         self._namespace = namespace
         self._objects = objects
+        self._received = frozenset(received)
+        self._imports: dict[str, str] = {}
         self._unreturned: dict[str, str] = {}
 
     def exactly(self, names: Iterable[str]) -> list[str]:
@@ -51,17 +55,11 @@ class Results:
             if name in self._namespace and not isinstance(self._namespace[name], types.ModuleType)
         ]
 
-    def imports(self, assigned: Iterable[str]) -> dict[str, str]:
-        """Names that the code bound to modules: no values, but functions that come back read them."""
-        found = {name: self._namespace.get(name) for name in assigned}
-        return {name: value.__name__ for name, value in found.items() if isinstance(value, types.ModuleType)}
-
     def index(
         self,
         names: Iterable[str],
         *,
         limit: int | None,
-        imports: Mapping[str, str] | None = None,
         unchecked: Iterable[str] = (),
         files: Mapping[str, dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
@@ -82,7 +80,7 @@ class Results:
             "graph": reference,
             "names": {name: self._entry(name, sizes) for name in back},
             "remote": {name: self._entry(name, sizes) | {"graph": ref} for name, ref in apart.items() if ref},
-            "imports": dict(imports or {}),
+            "imports": {name: origin for name, origin in self._imports.items() if name not in sizes},
             "unchecked": list(unchecked),
             "unreturned": self._unreturned,
             "files": dict(files or {}),
@@ -148,11 +146,20 @@ class Results:
                     objects=self._objects,
                     classes=graph.notebook_classes(),
                     inline=IN_BAND if inline else 0,
+                    also=self._further,
                 )
             except graph.NotPicklable as error:
                 self._hindered(error.name, error.error)
-                names.remove(error.name)
+                names[:] = [name for name in names if name != error.name]
         return None
+
+    def _further(self, names: Iterable[str]) -> dict[str, Any]:
+        """What functions on their way back read and the notebook does not have: it imports what the code imported."""
+        known = self._received | self._unreturned.keys()
+        wanted = {name: self._namespace[name] for name in names if name in self._namespace and name not in known}
+        origins = {name: _origin(value) for name, value in wanted.items()}
+        self._imports |= {name: origin for name, origin in origins.items() if origin}
+        return {name: value for name, value in wanted.items() if not origins[name]}
 
     def _entry(self, name: str, sizes: Mapping[str, int]) -> dict[str, Any]:
         return {"size": sizes[name], "type": type(self._namespace[name]).__name__}
@@ -168,6 +175,19 @@ class Results:
         else:
             why = f"is {'an' if found.kind[0] in 'aeiou' else 'a'} {found.kind} ({called})"
         self._unreturned[name] = f"{place} {why}"
+
+
+def _origin(value: Any) -> str:
+    """Where a module (`numpy`) or something in it (`math:sqrt`) is imported from; empty: it is a value."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    module, path = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(path, str) or module == "__main__":
+        return ""
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{path}" if found is value else ""
 
 
 def _matches(pattern: str, work: str) -> dict[str, str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import io
 import logging
@@ -31,6 +32,8 @@ def reducer_of(kind: type) -> Callable[[Any], Any] | None:
         return _reduce_logger
     if "ctypes" in sys.modules and issubclass(kind, sys.modules["ctypes"].CDLL):
         return _refuse_library
+    if issubclass(kind, enum.Enum) and kind.__module__ == "__main__":
+        return _reduce_member
     if issubclass(kind, BaseException) and _has_its_own_constructor(kind):
         return _reduce_exception
     return None
@@ -107,6 +110,17 @@ def _logger(settings: list[tuple[str | None, int, bool, list[tuple[str, int, Any
 def _refuse_library(library: Any) -> Any:
     # Its handle is a number, which pickle would copy, and an address that means nothing elsewhere.
     raise pickle.PicklingError(f"cannot pickle a handle of a C library ({library!r})")
+
+
+def _reduce_member(member: enum.Enum) -> Any:
+    cls = type(member)
+    if cls.__members__.get(member.name) is not member:  # flags that were combined
+        return NotImplemented
+    return _member, (cls, member.name)  # its value, e.g. a function, may not be found again by being equal
+
+
+def _member(cls: type[enum.Enum], name: str) -> enum.Enum:
+    return cls.__members__[name]
 
 
 def _reduce_view(view: memoryview) -> Any:
@@ -207,6 +221,7 @@ if sys.version_info >= (3, 12):
 
 RESTORERS: dict[str, Callable[..., Any]] = {
     "exception": _exception,
+    "member": _member,
     "stream": _stream,
     "logger": _logger,
     "cached-property": _cached_property,

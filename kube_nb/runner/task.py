@@ -48,6 +48,7 @@ class Task:
         self._sent = Objects(Path(spec["bundle"], "objects"))
         self._made = Objects(Path(spec["out"], "objects"))
         self._session = Session(main, Displays(voice, self._made))
+        self._received: set[str] = set()
         self._baseline: Baseline | None = None
         self._pid = os.getpid()
         self._bye: dict[str, Any] = {"status": "error", "exit": 1}
@@ -118,6 +119,7 @@ class Task:
             self._voice.say("state", phase="Starting", step="load", text=f"loading {size / 1e6:.0f} MB")
         namespace = self._namespace
         graph.load(self._manifest["graph"], namespace=namespace, objects=self._sent, arrived=namespace.update)
+        self._received.update(namespace)
         for name, reference in self._manifest.get("remotes", {}).items():
             namespace[name] = graph.load(reference, namespace=namespace, objects=self._sent)[name]
 
@@ -144,9 +146,8 @@ class Task:
         """Write and announce what comes back; of code that failed, only what was asked for by name."""
         from .results import Results
 
-        results = Results(self._namespace, self._made)
+        results = Results(self._namespace, self._made, self._received)
         asked: list[str] | None = self._outputs["names"]
-        modules: dict[str, str] = {}
         unchecked: list[str] = []
         if asked is not None:
             names = results.exactly(asked)
@@ -155,7 +156,6 @@ class Task:
         else:
             changed, unchecked = self._baseline.compare() if self._baseline is not None else ([], [])
             names = results.unasked(self._outputs["assigned"], changed)
-            modules = results.imports(self._outputs["assigned"])
         if not failed and self._task["returns"] and execute.RESULT in self._namespace:
             names = list(dict.fromkeys([*names, execute.RESULT]))
         collect = self._manifest["collect"]
@@ -167,9 +167,7 @@ class Task:
             self._say_state("return", f"returning {', '.join(words[:_NAMED])}{more}")
         files = results.files(collect, self._spec["work"])
         limit = None if asked is not None else self._outputs["limit"]
-        self._voice.say(
-            "result", index=results.index(names, limit=limit, imports=modules, unchecked=unchecked, files=files)
-        )
+        self._voice.say("result", index=results.index(names, limit=limit, unchecked=unchecked, files=files))
 
     def _fail(self, error: BaseException, *, code: str | None = None) -> int:
         """Say what the code ended with; the exit status that goes with it."""

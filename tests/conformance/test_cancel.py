@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from kube_nb.backends.base import Capability
+from kube_nb.client import Client
 from kube_nb.errors import JobFailed, NotFound
 from kube_nb.spec import Phase
 from tests.conformance.backends import needs
@@ -154,3 +157,37 @@ def test_one_who_follows_a_job_that_is_deleted_does_not_wait_for_ever(send: Send
 
     with pytest.raises(NotFound):
         list(lines)
+
+
+def test_one_who_waits_for_a_job_that_is_deleted_does_not_wait_for_ever(send: Sender) -> None:
+    job = send("print('ready', flush=True)\nimport time\ntime.sleep(600)")
+    running(job)
+    other = Client().job(job.id)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(other.wait)
+        send.client.delete(job)
+
+        with suppress(NotFound):  # or it saw the end before the job was gone
+            waits.result(timeout=60)
+
+
+def test_waiting_for_a_job_that_was_deleted_says_so(send: Sender) -> None:
+    job = send("print('ready', flush=True)\nimport time\ntime.sleep(600)")
+    running(job)
+    send.client.delete(Client().job(job.id))
+
+    with pytest.raises(NotFound):
+        job.wait()
+    with pytest.raises(NotFound):
+        job.result()
+
+
+def test_two_who_delete_one_job_do_not_hinder_each_other(send: Sender) -> None:
+    job = send("print('ready', flush=True)\nimport time\ntime.sleep(600)")
+    running(job)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(Client().job(job.id).delete) for _ in range(4)]:
+            with suppress(NotFound):
+                done.result(timeout=60)
+
+    assert send.client.statuses() == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,61 @@ def test_attaching_again_after_the_names_were_assigned_keeps_later_changes(cell)
     kernel.run("x = 'mine'")
     kernel.run("%kube_attach")
     assert kernel["x"] == "mine"
+
+
+@pytest.fixture
+def interrupted(cell, tmp_path):
+    """Sends a cell to a kernel that a person watches, and interrupts it once; the job goes on when `go` is called."""
+    gate = tmp_path / "gate"
+
+    def send(setup: str, body: str):
+        kernel = cell(f"gate = {str(gate)!r}\n{setup}")
+        kernel.shell.kernel._allow_stdin = True
+        waits = "import time, os\nprint('up', flush=True)\nwhile not os.path.exists(gate):\n    time.sleep(0.01)\n"
+
+        def interrupt() -> None:
+            job = until(lambda: Client().jobs())[0]
+            until(lambda: "up\n" in list(job.logs()))
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        kernel.send(waits + body, "--job j")
+        kernel.go = gate.touch
+        return kernel
+
+    return send
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_the_job_running_and_names_it(interrupted):
+    kernel = interrupted("", "y = 1")
+    assert kernel.job.id in kernel.text
+    assert not kernel.job.phase.final
+
+
+@pytest.mark.slow
+def test_names_that_nobody_touched_since_an_interrupt_are_assigned(interrupted):
+    kernel = interrupted("x, scores = 1, [1]", "x = 2\nscores.append(2)")
+    kernel.go()
+    kernel.run("%kube_attach")
+    assert (kernel["x"], kernel["scores"]) == (2, [1, 2])
+
+
+@pytest.mark.slow
+def test_names_that_were_changed_since_an_interrupt_are_kept(interrupted):
+    kernel = interrupted("x, scores = 1, [1]", "x = 2\nscores.append(2)")
+    kernel.run("x = 'mine'\nscores.append('mine')")
+    kernel.go()
+    kernel.run("%kube_attach j")
+    assert (kernel["x"], kernel["scores"]) == ("mine", [1, "mine"])
+
+
+@pytest.mark.slow
+def test_the_card_of_an_interrupted_cell_shows_the_end(interrupted):
+    kernel = interrupted("", "y = 1")
+    kernel.go()
+    kernel["j"].wait()
+    until(lambda: "Succeeded" in kernel.sent.cards[0]["text/plain"], what="the card shows the end")
 
 
 def test_a_job_is_cancelled_by_its_name(cell):

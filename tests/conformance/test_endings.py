@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +11,7 @@ from kube_nb.backends.base import Capability
 from kube_nb.errors import JobFailed
 from kube_nb.spec import Phase
 from tests.conformance.backends import needs
+from tests.conformance.kernel import Kernel
 from tests.conformance.sending import Sender, became, code, ended, gone, running, tail
 
 SIGKILL, SIGSEGV, SIGTERM = 9, 11, 15
@@ -227,3 +229,25 @@ def test_a_job_that_failed_has_a_phase_before_it_as_every_other(send: Sender) ->
     running(job)
     became(job, Phase.RUNNING)
     assert ended(job).phase is Phase.FAILED
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "said"),
+    [
+        ("import os\nos._exit(7)", "", "status 7"),
+        ("import os\nos.kill(os.getpid(), 9)", "", "SIGKILL"),
+        ("import ctypes\nctypes.string_at(0)", "", "SIGSEGV"),
+        ("import time\ntime.sleep(600)", "--timeout 1s", "--timeout"),
+    ],
+)
+def test_the_notebook_shows_one_cause_and_one_next_step(
+    cell: Callable[..., Kernel], source: str, flags: str, said: str
+) -> None:
+    kernel = cell(send=source, flags=flags, fails=True)
+    lines = kernel.error.text.splitlines()
+
+    assert kernel.error.ename == "JobFailed"
+    assert said in kernel.error.text
+    assert [line.split()[0] for line in lines] == ["JobFailed:", "why:", "next:"]
+    assert kernel.job.id in lines[0]
+    assert f"[{code(kernel.job)}]" in kernel.card

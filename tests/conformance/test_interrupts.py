@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.conformance.frontend import SeparateKernel
+from tests.conformance.kernel import Kernel
 from tests.conformance.sending import became, ended, tail
 
 pytestmark = pytest.mark.slow
@@ -130,3 +133,24 @@ def test_a_kernel_that_is_killed_leaves_its_job_running(separate_kernel: Separat
     assert ended(job).phase is Phase.SUCCEEDED
     assert tail(job) == "ready\ndone\n"
     assert job.outputs == {}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is made", "after it is made"])
+def test_an_interrupt_while_the_job_is_sent_leaves_none_that_nobody_knows_of(
+    cell: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    kernel = cell()
+    kind = type(Client().backend)
+    submit = kind.submit
+
+    def interrupted(self: Any, spec: Any, bundle: Any) -> Any:
+        if after:
+            submit(self, spec, bundle)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kind, "submit", interrupted)
+    shown = kernel.send(SLEEPS, fails=True)
+
+    assert shown.error is not None
+    assert shown.error.ename == "KeyboardInterrupt"
+    assert [ended(job).phase for job in Client().jobs()] == [Phase.CANCELLED] * after

@@ -276,21 +276,27 @@ def test_the_notebooks_helper_names_are_left_alone(cell):
     assert before == 5
 
 
-def test_a_module_that_the_cell_imports_is_there_afterwards(cell):
-    kernel = cell(send="import string as s\nimport xml.etree.ElementTree as tree")
-    assert kernel.run("s.digits, tree.fromstring('<a/>').tag").value == ("0123456789", "a")
-
-
-def test_a_module_that_the_kernel_does_not_have_is_said(cell):
-    body = "import sys, types\nsys.modules['only_there'] = types.ModuleType('only_there')\nimport only_there\nx = 1"
+def test_a_module_that_only_the_job_has_is_said_and_the_rest_comes_back(cell):
+    body = """
+    import sys, types
+    sys.modules["only_there"] = types.ModuleType("only_there")
+    import only_there
+    def f():
+        return only_there.answer
+    x = 1
+    """
     kernel = cell(send=body)
-    assert (kernel["x"], "only_there" in kernel) == (1, False)
+    assert (kernel["x"], "f" in kernel, "only_there" in kernel) == (1, True, False)
     assert "`only_there` cannot be imported here" in kernel.card
 
 
-def test_a_name_that_was_already_that_module_stays_it(cell):
-    kernel = cell("import string")
-    before = kernel["string"]
-    kernel.send("import string\ndigits = string.digits")
-    assert kernel["string"] is before
-    assert "string" not in kernel.card
+def test_a_constant_that_a_function_imported_comes_back_with_it(cell):
+    kernel = cell(send="from math import pi\nfrom os import path\ndef f():\n    return pi, path.sep")
+    assert kernel.run("f()").value == (3.141592653589793, "/")
+
+
+def test_a_class_that_came_back_finds_what_its_cell_imported(cell):
+    kernel = cell(
+        send="from math import sqrt\nclass Root:\n    def of(self, x):\n        return sqrt(x)\nroot = Root()"
+    )
+    assert kernel.run("root.of(9)").value == 3.0

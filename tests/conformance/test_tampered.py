@@ -127,7 +127,7 @@ def on_the_way(send: Sender, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tampe
 )
 def test_a_changed_bundle_is_not_run(send: Sender, on_the_way: Callable[[Tamper], None], tamper: Tamper) -> None:
     on_the_way(tamper)
-    job = send.over(f"print('ran')\nlen(text)", {"text": LARGE})
+    job = send.over("print('ran')\nlen(text)", {"text": LARGE})
 
     assert (job.phase, code(job)) == (Phase.FAILED, "BundleCorrupted")
     assert tail(job) == ""

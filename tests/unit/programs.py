@@ -106,9 +106,13 @@ class Recording(dict):
 
     def __init__(self, values: dict[str, Any]) -> None:
         super().__init__(values)
-        self.original = dict(values)
         self.read: set[str] = set()
         self.finished = False
+        self.begin()
+
+    def begin(self) -> None:
+        """What there is now are the values from the beginning."""
+        self.original = dict(dict.items(self))
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
@@ -119,17 +123,22 @@ class Recording(dict):
             self.read.add(name)
         return value
 
+    def run(self, program: str, seed: int, absent: Iterable[Any] = ()) -> None:
+        """Run a program to its end, its exception, or the end of its fuel."""
+        Value.world = World(seed, self, absent)
+        try:
+            exec(compile(program, "<program>", "exec", dont_inherit=True), self)
+            self.finished = True
+        except (OutOfFuel, Exception):
+            self.finished = False
+        finally:
+            Value.world = World(0)
+
 
 def execute(program: str, values: dict[str, Any], seed: int) -> Recording:
-    """Run a program to its end, its exception, or the end of its fuel."""
+    """What a program makes of these values, and which of them it reads."""
     namespace = Recording({**values, "turn": lambda: Value.world.tick(200)})
-    Value.world = World(seed, namespace)
-    try:
-        exec(compile(program, "<program>", "exec", dont_inherit=True), namespace)
-        namespace.finished = True
-    except (OutOfFuel, Exception):
-        namespace.finished = False
-    Value.world = World(0)
+    namespace.run(program, seed)
     return namespace
 
 
@@ -328,7 +337,7 @@ class Programs:
         lines = [f"match {self._one(self._name(), self._expr(), '[1, 2]')}:"]
         patterns = [f"[{self._name()}, *{self._name()}]", f"{self._name()}.x", "1", f"{{'k': x, **{self._name()}}}"]
         for pattern in self._chance.sample(patterns, 2):
-            if "b, *b" in pattern or len(set(pattern.strip("[]").split(", *"))) == 1 and "*" in pattern:
+            if "b, *b" in pattern or (len(set(pattern.strip("[]").split(", *"))) == 1 and "*" in pattern):
                 continue
             lines += [f"    case {pattern}{self._one('', f' if {self._expr()}')}:"]
             lines += ["    " + line for line in self._indented(depth, loop=loop, scope=scope)]

@@ -19,7 +19,7 @@ def caught(source: str, **options: Any) -> dict[str, Any]:
     remember({"<sent>": source})
     try:
         Code(source, "<sent>").run({"__name__": "__main__"})
-    except BaseException as error:  # noqa: BLE001 - whatever the source raises
+    except BaseException as error:
         record = failure.describe(error, sources={"<sent>"}, **options)
         assert not [word for word in OURS if word in json.dumps(record)]
         return record

@@ -398,6 +398,11 @@ class Coordinate(bytes, enum.Enum):
         self = bytes.__new__(cls, [value]); self._value_ = value; self.label = label
         return self
     X = (1, 'x')
+class Operation(enum.Enum):
+    ADD = functools.partial(lambda a, b: a + b) if not hasattr(enum, 'member') else enum.member(lambda a, b: a + b)
+    def __call__(self, *args): return self.value(*args)
+class Plain(tuple, enum.Enum):
+    A = (1,)
 class Text(enum.StrEnum):
     A = enum.auto()
 class Level(enum.IntEnum):
@@ -468,15 +473,15 @@ class Described:
     field = Field()
 box, node = IntBox(4), Node(1); node.next = node
 values = dict(
-    Base=Base(), Child=Child(), Point=Point(1), Slotted=Slotted(3), Point3=Point3(1, z=9), Colour=Colour.RED, Planet=Planet.MARS,
-    Coordinate=Coordinate.X, Text=Text.A,
-    Level=Level.HIGH, Flags=Flags.A | Flags.B, Square=Square(), WithMeta=WithMeta(), Registered=Registered(),
-    Slots=Slots(), IntBox=box, Pair=Pair(1), Movie=Movie(title='t'), MyError=MyError(3), MyDict=MyDict(a=1),
-    MyInt=MyInt(4), Tup=Tup(1, 2), Node=node, Local=Local(), Nested=Child.Nested(), Thing=Thing(),
-    Described=Described())
-every = [Base, Child, Point, Slotted, Point3, Colour, Planet, Coordinate, Text, Level, Flags, Shape, Square, Meta, WithMeta, Registry,
-         Registered, Slots, Box, IntBox, Pair, Movie, Talks, MyError, MyDict, MyInt, Tup, Node, Local, Child.Nested,
-         Thing, Described]
+    Base=Base(), Child=Child(), Point=Point(1), Slotted=Slotted(3), Point3=Point3(1, z=9), Colour=Colour.RED,
+    Planet=Planet.MARS, Coordinate=Coordinate.X, Text=Text.A, Operation=Operation.ADD, Plain=Plain.A, Level=Level.HIGH,
+    Flags=Flags.A | Flags.B, Square=Square(), WithMeta=WithMeta(), Registered=Registered(), Slots=Slots(), IntBox=box,
+    Pair=Pair(1), Movie=Movie(title='t'), MyError=MyError(3), MyDict=MyDict(a=1), MyInt=MyInt(4), Tup=Tup(1, 2),
+    Node=node, Local=Local(), Nested=Child.Nested(), Thing=Thing(), Described=Described())
+every = [
+    Base, Child, Point, Slotted, Point3, Colour, Planet, Coordinate, Operation, Plain, Text, Level, Flags, Shape,
+    Square, Meta, WithMeta, Registry, Registered, Slots, Box, IntBox, Pair, Movie, Talks, MyError, MyDict, MyInt, Tup,
+    Node, Local, Child.Nested, Thing, Described]
 """
 
 PROOFS = """
@@ -491,8 +496,9 @@ class Point4(Point3):
     w: int = 4
 assert Point4(1) == Point4(1, 2, [], 3, 4)
 assert v['Colour'] is Colour.RED and Colour('g').shout() == 'GREEN!' and list(Colour) == [Colour.RED, Colour.GREEN]
-assert Planet.EARTH.radius == 2.0 and Planet.WORLD is Planet.EARTH and v['Planet'].mass == 3.0
+assert Planet.EARTH.radius == 2.0 and Planet.WORLD is Planet.EARTH and v['Planet'] is Planet((3.0, 4.0))
 assert Coordinate.X.label == 'x' and Coordinate(1) == b'\\x01' and v['Text'] == 'a' and Text('a') is Text.A
+assert Operation.ADD(1, 2) == 3 and [one.name for one in Operation] == ['ADD'] and Plain.A.value == (1,)
 assert v['Level'] is Level.HIGH and Level.HIGH > 1 and v['Flags'] == Flags.A | Flags.B and Flags.A in v['Flags']
 assert v['Square'].area() == 4 and isinstance(v['Square'], Shape)
 try: Shape()

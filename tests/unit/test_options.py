@@ -60,7 +60,7 @@ def test_variables_are_taken_from_the_kernel_or_given(tmp_path):
     assert Options().having(env={"A": "1"}).variables(settings(tmp_path), {}) == {"A": "1"}
     with pytest.raises(BadValue, match="NOPE"):
         Options().having(env=["NOPE"]).variables(settings(tmp_path), environ)
-    with pytest.raises(BadValue, match="no name|not a name"):
+    with pytest.raises(BadValue, match="not a name"):
         Options().having(env=["A B=1"]).variables(settings(tmp_path), environ)
 
 
