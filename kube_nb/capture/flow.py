@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from kube_nb.capture.escapes import Transform, unfold
 from kube_nb.capture.expressions import Expressions
 from kube_nb.capture.mentions import OPAQUE, names_in
-from kube_nb.capture.order import ClassScope, State, copied, join
+from kube_nb.capture.order import ClassScope, ComprehensionScope, State, copied, join
 
 _MODULE_NAMES = """
 __name__ __doc__ __package__ __loader__ __spec__ __builtin__ __builtins__ __annotations__ __annotate__ __file__
@@ -149,7 +149,7 @@ class _Walk(Expressions):
             self._assign(node.target)
 
     def visit_TypeAlias(self, node: ast.AST) -> None:
-        self._later(node)
+        self._named(node, own=_type_parameters(node))
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
                 self.order.store(child.id)
@@ -327,14 +327,12 @@ class _Walk(Expressions):
 
     def visit_FunctionDef(self, node: _Function) -> None:
         arguments = node.args
-        generic = bool(getattr(node, "type_params", []))
+        own = self._generic(node)
         self.evaluate(*node.decorator_list, *arguments.defaults, *arguments.kw_defaults)
-        for parameter in getattr(node, "type_params", []):
-            self._later(parameter)
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
         for annotation in [*(one.annotation for one in every if one is not None), node.returns]:
             if annotation is not None:
-                self._annotation(annotation, lazy=generic)
+                self._annotation(annotation, own)
         if node.decorator_list:
             self.function(node, node.name, now=True)
             self.order.flush()
@@ -347,29 +345,40 @@ class _Walk(Expressions):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         heads = [*node.bases, *(keyword.value for keyword in node.keywords)]
-        generic = getattr(node, "type_params", [])
         self.evaluate(*node.decorator_list)
-        for part in [*generic, *heads] if generic else []:
-            self._later(part)
-        if not generic:
+        own = self._generic(node)
+        with self.order.inside(ComprehensionScope(own)):
             self.evaluate(*heads)
-        custom = bool(heads or generic or node.decorator_list)
-        if custom:
-            self.order.flush()  # __prepare__ of a metaclass runs
-        with self.order.inside(self.order.new_class(node.name)):
-            self.block(node.body)
+            custom = bool(heads or own or node.decorator_list)
+            if custom:
+                self.order.flush()  # __prepare__ of a metaclass runs
+            with self.order.inside(self.order.new_class(node.name)):
+                self.block(node.body)
         # A metaclass, __init_subclass__, __set_name__ or a decorator may call the methods before the class has a name.
-        if custom or not all(_calls_nothing(statement) for statement in node.body):
+        if custom or not all(map(_calls_nothing, node.body)):
             self.order.flush()
         self.order.store(node.name)
 
-    def _later(self, node: ast.AST) -> None:
-        self.order.later({self.order.mangled(name) for name in names_in(node)})
+    def _generic(self, node: ast.AST) -> set[str]:
+        """Note what the type parameters of a class or function name; the names that are theirs."""
+        own = _type_parameters(node)
+        for parameter in getattr(node, "type_params", []):
+            self._named(parameter, own=own)
+        return own
 
-    def _annotation(self, node: ast.expr, *, lazy: bool = False) -> None:
-        self._later(node)
-        if not (lazy or self.future_annotations or _LAZY_ANNOTATIONS):
-            self.evaluate(node)
+    def _annotation(self, node: ast.expr, own: Set[str] = frozenset()) -> None:
+        """Strings in it, and all of it where annotations are lazy, may be evaluated now, later or never."""
+        self._named(node, own=own)
+        if not (self.future_annotations or _LAZY_ANNOTATIONS):
+            with self.order.inside(ComprehensionScope(set(own))):
+                self.evaluate(node)
+
+    def _named(self, node: ast.AST, *, own: Set[str]) -> None:
+        self.order.later({self.order.mangled(name) for name in names_in(node) - own})
+
+
+def _type_parameters(node: ast.AST) -> set[str]:
+    return {parameter.name for parameter in getattr(node, "type_params", [])}
 
 
 def _is_main(test: ast.expr) -> bool:

@@ -99,7 +99,7 @@ def closure(names: Iterable[str], namespace: Mapping[str, Any], *, extra: Mappin
     walk = _Walk(namespace)
     walk.look_at(*(extra or {}).values())
     values: dict[str, Any] = {}
-    todo = sorted(set(names), reverse=True)
+    todo = sorted({*names, *walk.names}, reverse=True)
     seen = set(todo)
     while todo:
         name = todo.pop()
@@ -147,7 +147,7 @@ def _travels(name: str, value: Any, namespace: Mapping[str, Any]) -> bool:
         return True
     if name in ("open", "exit", "quit", "get_ipython", "display"):
         maker = getattr(value, "__module__", None) or type(value).__module__
-        return maker.partition(".")[0] not in ("IPython", "ipykernel", "builtins", "_sitebuiltins", "io", "_io")
+        return maker.partition(".")[0] not in ("IPython", "ipykernel", "_sitebuiltins", "io", "_io")
     return not isinstance(value, str | list | ModuleType)
 
 

@@ -55,12 +55,12 @@ def interrupted(job: Job, *, interactive: bool, on_interrupt: str) -> str:
         job.cancel()
         job.wait()
         return f"job {job.id} was cancelled"
-    print(
-        f"\ndetached: job {job.id} goes on. Look again: %kube_attach {job.id}"
-        f"\n          to end it: %kube_cancel {job.id}, or interrupt again within {SECOND_WITHIN:.0f} seconds",
-        flush=True,
-    )
     try:
+        print(
+            f"\ndetached: job {job.id} goes on. Look again: %kube_attach {job.id}"
+            f"\n          to end it: %kube_cancel {job.id}, or interrupt again within {SECOND_WITHIN:.0f} seconds",
+            flush=True,
+        )
         job.wait(timeout=SECOND_WITHIN)
     except KeyboardInterrupt:
         job.cancel()

@@ -278,10 +278,18 @@ class Job:
         except CorruptedObject as error:
             raise self._corrupted(error) from error
 
-    def produced(self, record: dict[str, Any]) -> Any:
-        """What a `kn.output` record stands for: the value, or the bytes of a file."""
+    def produced(self, attempt: int, record: dict[str, Any]) -> Any:
+        """What a `kn.output` record stands for: the value, or the bytes of a file.
+
+        Raises:
+            Corrupted: it is a pickle that this user's own job has not signed, or a file that was changed.
+        """
+        if "graph" in record:
+            content = {key: value for key, value in record.items() if key != "hmac"}
+            signed = self._verified(attempt, {"output": content, "hmac": record.get("hmac")}, "output")
+            return self.load(signed["graph"])["value"]
         if "object" in record:
-            return self.read_object(record["object"])
+            return self.read_object(record["object"], record.get("size"))
         return record.get("value")
 
     def place_of(self, reference: dict[str, Any]) -> Path:

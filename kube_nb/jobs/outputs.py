@@ -84,7 +84,7 @@ class RemoteValue:
 class Outputs(Mapping[str, Any]):
     """The names a job gives back, loaded together when the first one is asked for, so that aliases stay aliases."""
 
-    def __init__(self, job: Job, index: dict[str, Any], produced: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, job: Job, index: dict[str, Any], produced: dict[str, tuple[int, dict[str, Any]]]) -> None:
         self._job = job
         self._index = index
         self._produced = produced
@@ -154,7 +154,7 @@ class Outputs(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name in self._produced:
-            return self._job.produced(self._produced[name])
+            return self._job.produced(*self._produced[name])
         values = self.values_now()
         if name in values:
             return values[name]

@@ -19,7 +19,7 @@ class Replay:
         progress: the last one: (done, total, text); None: none.
         step: what the runner does, in words.
         result, error: (attempt, data) of the signed events of rank 0; None: none.
-        produced: what `kn.output` named.
+        produced: (attempt, data) of what `kn.output` named.
         ends: the END record of each node of the last attempt.
     """
 
@@ -29,7 +29,7 @@ class Replay:
     step: str = ""
     result: tuple[int, dict[str, Any]] | None = None
     error: tuple[int, dict[str, Any]] | None = None
-    produced: dict[str, dict[str, Any]] = field(default_factory=dict)
+    produced: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     ends: list[dict[str, Any]] = field(default_factory=list)
     lines: int = 0
 
@@ -64,6 +64,6 @@ class Replay:
             case "error" if self.error is None:
                 self.error = (event.attempt, data)
             case "output":
-                self.produced[str(data.get("name"))] = data
+                self.produced[str(data.get("name"))] = (event.attempt, data)
             case "end":
                 self.ends.append(data)

@@ -217,6 +217,8 @@ class Objects:
 class Writer(io.RawIOBase):
     """A file whose digest is known when it is finished; closed before that, it leaves nothing behind."""
 
+    _file: _Temporary | None = None  # so that one that could not be made can be closed
+
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._file = objects._temporary()

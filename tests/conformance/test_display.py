@@ -219,3 +219,55 @@ def test_the_card_says_what_came_back(cell):
 
 def _png(data) -> bool:
     return base64.b64decode(data["image/png"]).startswith(PNG)
+
+
+def test_get_ipython_is_a_shell_in_the_job(cell):
+    kernel = cell(send="shell = get_ipython()\nknown = shell.run_line_magic('pwd', '')\ndel shell")
+    assert kernel["known"]
+
+
+def test_a_mimebundle_is_shown_whole(cell):
+    setup = """
+class Both:
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/plain": "plain", "application/json": {"a": [1, None]}}, {"application/json": {"expanded": True}}
+both = Both()
+"""
+    kernel = cell(setup, send="both")
+    assert kernel.displays == [{"text/plain": "plain", "application/json": {"a": [1, None]}}]
+    assert kernel.pieces[0].metadata == {"application/json": {"expanded": True}}
+
+
+def test_a_handle_of_the_notebook_is_updated_by_the_job(cell):
+    kernel = cell()
+    shown = kernel.run("handle = display('waiting', display_id='mine')")
+    kernel.send("from IPython.display import update_display\nupdate_display('done', display_id='mine')")
+    assert shown.displays == [{"text/plain": "'done'"}]
+
+
+def test_the_text_of_a_stopped_update_is_not_shown_twice(cell):
+    kernel = cell(
+        send="""
+        h = display("a", display_id=True)
+        print("text")
+        h.update("b")
+        h.update("c")
+        del h
+        """
+    )
+    assert [piece.text or piece.data["text/plain"] for piece in kernel.pieces] == ["'c'", "text\n"]
+
+
+def test_a_clear_in_the_middle_keeps_what_comes_after(cell):
+    kernel = cell(
+        send="""
+        from IPython.display import clear_output
+        for i in range(3):
+            clear_output(wait=True)
+            print("round", i)
+            display(i)
+        print("end")
+        """
+    )
+    assert [piece.text or piece.data["text/plain"] for piece in kernel.pieces] == ["round 2\n", "2", "end\n"]
+    assert "Succeeded" in kernel.card

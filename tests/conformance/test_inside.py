@@ -142,3 +142,18 @@ def test_a_remote_function_is_itself_inside_a_job(cell):
     setup = "import kube_nb as kn, os\n@kn.remote\ndef where():\n    return os.environ['KUBE_NB_JOB']"
     kernel = cell(setup, send="inner = where()\nouter = os.environ['KUBE_NB_JOB']")
     assert kernel["inner"] == kernel["outer"]
+
+
+def test_an_output_may_be_any_value_that_a_cell_can_return(cell):
+    kernel = cell("import numpy as np", send="import kube_nb as kn\nkn.output('weights', np.arange(100_000))")
+    assert int(kernel.job.outputs["weights"].sum()) == 4999950000
+
+
+def test_an_output_of_the_notebooks_class_is_of_that_class(cell):
+    kernel = cell("class Point:\n    x = 3", send="import kube_nb as kn\nkn.output('p', Point())")
+    assert type(kernel.job.outputs["p"]) is kernel["Point"]
+
+
+def test_an_output_of_a_failed_job_is_there(cell):
+    kernel = cell(send="import kube_nb as kn\nkn.output('best', 7)\n1 / 0", fails=True)
+    assert kernel.job.outputs["best"] == 7
