@@ -201,10 +201,12 @@ def names_bound(escape: Escape) -> set[str]:
     return set(_BOUND_BY_SCRIPTS.findall(escape.text))
 
 
-def unfold(code: str, *, transform: Transform | None = None, filename: str = "<cell>") -> Iterator[ast.Module]:
-    """The tree of a transformed cell, then those of the Python inside its magics, and inside those."""
+def unfold(
+    code: str, *, transform: Transform | None = None, filename: str = "<cell>"
+) -> Iterator[tuple[str, ast.Module]]:
+    """A transformed cell and its tree, then the Python inside its magics, and inside those."""
     tree, _ = parsed(code, filename)
-    yield tree
+    yield code, tree
     for node in ast.walk(tree):
         escape = escape_of(node)
         for fragment in fragments(escape, transform) if escape else ():

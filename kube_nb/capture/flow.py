@@ -90,7 +90,7 @@ class _Walk(Expressions):
 
     def give_up(self, code: str) -> None:
         """Everything that the code mentions is read, and everything that it binds is assigned."""
-        for tree in unfold(code, transform=self._transform, filename=self._filename):
+        for _, tree in unfold(code, transform=self._transform, filename=self._filename):
             for node in ast.walk(tree):
                 match node:
                     case ast.Name(id=name, ctx=ast.Load() | ast.Del()):

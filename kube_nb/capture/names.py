@@ -128,7 +128,7 @@ def closure(names: Iterable[str], namespace: Mapping[str, Any], *, extra: Mappin
         values=values,
         missing=missing,
         suggestions={name: difflib.get_close_matches(name, known) for name in missing},
-        modules=frozenset(walk.modules),
+        modules=frozenset(walk.modules - {"builtins"}),
         touched=frozenset(walk.names & set(values)),
         assigned=frozenset(walk.assigned),
         announces=frozenset((walk.names & OPAQUE) - set(values)),

@@ -11,7 +11,7 @@ from kube_nb.errors import CannotRunThere
 
 _INSTALLERS = frozenset({"pip", "conda", "mamba", "micromamba", "uv"})
 _INSTALL = re.compile(
-    r"(?:^|[;&|(])\s*(?:sudo\s+)?(?:[A-Za-z_]\w*=\S*\s+)*"
+    r"(?:^|[;&|(])\s*(?:(?:sudo|[A-Za-z_]\w*=\S*)\s+)*"
     r"(?:(?:\S*python[\d.]*|\{[^}]*executable[^}]*\})\s+-m\s+pip|uv\s+pip|pip[\d.]*|conda|mamba|micromamba|uv)"
     r"\s+(?:-\S+\s+)*(?:install|uninstall|update|upgrade|remove|create|add|sync)\b([^;&|\n]*)",
     re.MULTILINE,

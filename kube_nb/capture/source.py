@@ -64,7 +64,8 @@ def prepare(cell: str, *, filename: str, first_line: int = 1, transform: Transfo
         frozenset({'model'})
     """
     code = to_python(cell, first_line=first_line, transform=transform)
-    trees = list(unfold(code, transform=transform, filename=filename))
+    unfolded = list(unfold(code, transform=transform, filename=filename))
+    trees = [tree for _, tree in unfolded]
     for tree in trees:
         check(tree)
     escapes = [escape for tree in trees for node in ast.walk(tree) if (escape := escape_of(node))]
@@ -77,7 +78,7 @@ def prepare(cell: str, *, filename: str, first_line: int = 1, transform: Transfo
         assigned=flow.assigned,
         touched=frozenset(touched(code, transform=transform)),
         announces=flow.announces,
-        imports=frozenset(module for tree in trees for module in imports_of(ast.unparse(tree))),
+        imports=frozenset(module for text, _ in unfolded for module in imports_of(text)),
         relative_paths=frozenset(path for tree in trees for path in paths_in(tree)),
         needs_ipython=any(escape.kind != "system" for escape in escapes) or any(map(_uses_ipython, trees)),
     )

@@ -26,7 +26,7 @@ def touched(code: str, *, transform: Transform | None = None) -> set[str]:
         ['c', 'd', 'f']
     """
     found: set[str] = set()
-    for tree in unfold(code, transform=transform):
+    for _, tree in unfold(code, transform=transform):
         rebound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
         rebound |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         look = _Look(_LOOK - rebound)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kube_nb.jobs.journal import Entry, Journal
 
 
-_LOOK_AGAIN = 20.0
+_LOOK_AGAIN = 5.0
 """Seconds after which one who waits for a job asks whether it is still there."""
 
 
@@ -199,8 +199,8 @@ class Job:
         if self._outputs is None:
             self.wait()
             read = self._read()
-            if read.result is None and self.phase is not Phase.SUCCEEDED:
-                self._raise()
+            if read.result is None and not read.produced:
+                self.raise_if_failed()
             index = self._verified(*read.result, "index") if read.result else {}
             self._outputs = Outputs(self, index, read.produced)
         return self._outputs
@@ -212,8 +212,7 @@ class Job:
             JobFailed: the job failed; the original exception is the cause where it can be loaded.
         """
         self.wait()
-        if self.phase is not Phase.SUCCEEDED:
-            self._raise()
+        self.raise_if_failed()
         values = self.outputs.values_now()
         return values.get(RESULT) if self._entry is None or self._entry.returns else dict(values)
 
@@ -226,8 +225,15 @@ class Job:
         error = self._verified(*read.error, "error")
         return exception_of(error, self._original(error), self.id)
 
-    def _raise(self) -> None:
+    def raise_if_failed(self) -> None:
+        """Say so where the job did not succeed.
+
+        Raises:
+            JobFailed: with the original exception as its cause where it can be loaded.
+        """
         status = self.status()
+        if status.phase is Phase.SUCCEEDED:
+            return
         reason = status.reason or Reason(code=str(status.phase), what=f"it is {status.phase}")
         raise failed(self.id, reason) from self.exception()
 

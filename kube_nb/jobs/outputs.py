@@ -158,6 +158,7 @@ class Outputs(Mapping[str, Any]):
         values = self.values_now()
         if name in values:
             return values[name]
+        self._job.raise_if_failed()
         why = self.unreturned.get(name, "the job gave back: " + (", ".join(self) or "nothing"))
         raise NotFound(what=f"job {self._job.id} has no output `{name}`", why=why)
 

@@ -152,18 +152,22 @@ class Screen:
 
     def _display(self, event: Event, *, superseded: bool) -> None:
         record = event.data
-        display_id = f"{self._job.id}:{record['id']}" if record.get("id") else None
-        if superseded and display_id in self._displayed:
+        update = bool(record.get("update"))
+        if superseded and update:
             return  # a newer state of the same display follows at once
+        display_id = f"{self._job.id}:{record['id']}" if record.get("id") else None
+        if update and display_id not in self._displayed:
+            if not self._trusted:
+                return
+            display_id = str(record["id"])  # one that the notebook shows already, or nothing does
         if "object" in record:
             record = json.loads(self._job.read_object(str(record["object"])))
         data = dict(record.get("data", {}))
         if not self._trusted:
             data = sandboxed(data)
-        update = bool(event.data.get("update")) and display_id in self._displayed
         if not update:
             self._before_output()
-        if display_id:
+        if display_id and not update:
             self._displayed.add(display_id)
         if hasattr(self._shell, "kernel"):
             publish(self._shell, data, dict(record.get("metadata", {})), display_id, update=update)

@@ -128,8 +128,8 @@ def asks_for_help(line: str, flags: Sequence[Flag]) -> bool:
     asked = Flag(names=("--help", "-h"), dest="_help", kind="switch")
     try:
         return "_help" in _Parser(line, [*flags, asked], None, checks=False).run(rest=True, limit=None).given
-    except BadFlag:
-        return line.split()[:1] in (["--help"], ["-h"])
+    except BadFlag:  # no good line; the help says what is
+        return any(word in asked.names for word in line.split())
 
 
 def usage(name: str, flags: Iterable[Flag], *, about: str = "", words: str = "") -> str:

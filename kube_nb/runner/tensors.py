@@ -58,10 +58,13 @@ class Arrays:
     def _reduce_array(self, array: Any) -> Any:
         numpy = sys.modules["numpy"]
         whole = self._shared.get(id(_owner(array, numpy)))
-        if whole is not None and whole is not array and not array.dtype.hasobject:
+        if whole is not None and whole is not array and array.nbytes and not array.dtype.hasobject:
             offset = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
             return _view, (whole, array.dtype, array.shape, array.strides, offset, array.flags.writeable)
         flags = array.flags
+        if array.nbytes >= _LARGE and array.dtype.kind in "mM":  # numpy gives out no buffer of dates
+            numbers = numpy.ascontiguousarray(array).view(numpy.int64)
+            return _dates, (PickleBuffer(numbers), array.dtype, array.shape)
         if array.nbytes >= _LARGE and not (flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject):
             return numpy.ascontiguousarray(array).__reduce_ex__(5)  # numpy would put the bytes into the pickle
         return NotImplemented
@@ -133,9 +136,16 @@ def _owner(array: Any, numpy: Any) -> Any:
 def _view(whole: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> Any:
     import numpy
 
-    view = numpy.ndarray(shape, dtype, whole, offset, strides)
+    memory = whole.reshape(-1).view(numpy.uint8)  # a buffer whatever the type: one of dates is none
+    view = numpy.ndarray(shape, dtype, memory, offset, strides)
     view.flags.writeable = writeable and view.flags.writeable
     return view
+
+
+def _dates(memory: Any, dtype: Any, shape: Any) -> Any:
+    import numpy
+
+    return numpy.frombuffer(memory, numpy.int64).view(dtype).reshape(shape)
 
 
 def _untyped(tensor: Any) -> Any:
@@ -189,6 +199,7 @@ def _jax(array: Any) -> Any:
 
 RESTORERS: dict[str, Callable[..., Any]] = {
     "view": _view,
+    "dates": _dates,
     "storage": _storage,
     "tensor": _tensor,
     "tensor-state": _set_tensor,

@@ -185,8 +185,9 @@ def test_waiting_for_a_job_that_was_deleted_says_so(send: Sender) -> None:
 def test_two_who_delete_one_job_do_not_hinder_each_other(send: Sender) -> None:
     job = send("print('ready', flush=True)\nimport time\ntime.sleep(600)")
     running(job)
+    handles = [Client().job(job.id) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(Client().job(job.id).delete) for _ in range(4)]:
+        for done in [pool.submit(handle.delete) for handle in handles]:
             with suppress(NotFound):
                 done.result(timeout=60)
 

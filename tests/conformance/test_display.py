@@ -271,3 +271,7 @@ def test_a_clear_in_the_middle_keeps_what_comes_after(cell):
     )
     assert [piece.text or piece.data["text/plain"] for piece in kernel.pieces] == ["round 2\n", "2", "end\n"]
     assert "Succeeded" in kernel.card
+
+
+def test_an_update_of_what_nobody_shows_shows_nothing(cell):
+    assert cell(send="from IPython.display import update_display\nupdate_display(1, display_id='no')").displays == []

@@ -99,8 +99,8 @@ def test_a_module_in_a_directory_of_sys_path_travels(cell, tmp_path, notebook_di
 
 
 def test_a_local_module_goes_before_an_installed_one(cell, notebook_dir):
-    write(notebook_dir, tqdm="mine = True")
-    assert cell(send="import tqdm\nx = tqdm.mine")["x"] is True
+    write(notebook_dir, editables="mine = True")
+    assert cell(send="import editables\nx = editables.mine")["x"] is True
 
 
 @pytest.fixture

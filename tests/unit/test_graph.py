@@ -137,6 +137,22 @@ def test_an_array_arrives_byte_for_byte_and_as_writable_as_it_was(
     assert len(ref["buffers"]) == (len(data) >= in_band)
 
 
+@pytest.mark.parametrize(
+    "kind", ["M8[ns]", "m8[s]", "U7", "S5", "f2", "g", "c16", "?", ">i4", [("a", "f8"), ("b", "U3")], "V9"]
+)
+def test_arrays_of_every_type_and_their_views(kernel: Kernel, kind: Any) -> None:
+    array = np.zeros((300, 300), dtype=kind)
+    array[3, 4] = np.ones(1, dtype=kind)[0]
+    ref = graph.dump({"view": array[3:5, ::2].T, "array": array}, namespace=kernel.ns, objects=kernel.objects)
+    back = kernel.load(ref)
+    assert len(ref["buffers"]) == 1
+    assert back["array"].dtype == array.dtype
+    assert back["array"].tobytes() == array.tobytes()
+    assert back["view"].tobytes() == array[3:5, ::2].T.tobytes()
+    back["array"][3, 0] = array[3, 4]
+    assert back["view"][0, 0] == array[3, 4]
+
+
 def test_two_equal_arrays_stay_two(kernel: Kernel) -> None:
     first, second = here(kernel, np.zeros(100_000), np.zeros(100_000))
     first[0] = 1

@@ -15,9 +15,17 @@ from kube_nb.capture.names import closure, globals_of, reads, touched
 from tests.unit.programs import NAMES, TRIGGERS, Programs, SparsePrograms, Value, execute
 
 PYTHONS_OWN = {"__name__", "__builtins__", "__annotations__", "__annotate__", "__conditional_annotations__", "__doc__"}
-LAW = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+
+
+def law(examples: int) -> settings:
+    """The same programs at every run."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def plain(code: str) -> str:
@@ -61,7 +69,7 @@ def values() -> dict:
 
 
 @pytest.mark.filterwarnings("ignore")
-@LAW
+@law(400)
 @given(program=programs(), seed=st.integers(0, 1000))
 def test_what_the_interpreter_reads_is_found(program, seed):
     found = flow_of(program, transform=plain)
@@ -71,7 +79,7 @@ def test_what_the_interpreter_reads_is_found(program, seed):
 
 
 @pytest.mark.filterwarnings("ignore")
-@LAW
+@law(150)
 @given(program=programs(), seed=st.integers(0, 1000))
 def test_what_the_interpreter_assigns_is_found(program, seed):
     ran = execute(program, values(), seed)
@@ -82,7 +90,7 @@ def test_what_the_interpreter_assigns_is_found(program, seed):
 
 
 @pytest.mark.filterwarnings("ignore")
-@LAW
+@law(120)
 @given(before=programs(), program=programs(), seed=st.integers(0, 1000))
 def test_what_functions_of_the_notebook_read_is_found_too(before, program, seed):
     kernel = execute(before, values(), seed)
