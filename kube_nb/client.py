@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from kube_nb.backends import open_backend
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound
+from kube_nb.jobs.interrupts import Terminated, ending, interrupted, somebody_watches, watched
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Journal
 from kube_nb.jobs.outputs import kernel_namespace
@@ -72,6 +73,11 @@ class Client:
     def settings(self) -> Settings:
         """What decides where an option was not given."""
         return self._settings
+
+    @property
+    def on_interrupt(self) -> str:
+        """What the first interrupt of one who waits does: "detach" or "cancel"."""
+        return self._options.on_interrupt or str(self._settings.get("on_interrupt"))
 
     # Sending --------------------------------------------------------------------------------------------------------
 
@@ -310,15 +316,23 @@ class Remote(Generic[P, R]):
         self._options = options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it as a job and wait.
+        """Run it as a job and wait. An interrupt detaches, or cancels where nobody watches.
 
         Raises:
             what the function raised, or JobFailed where it was not the function that failed.
         """
-        job = self.submit(*args, **kwargs)
-        for line in job.logs(follow=True):
-            sys.stdout.write(line)
-        if job.wait().phase is not Phase.SUCCEEDED:
+        client = Client(**self._options)
+        job = client.train(self.local, *args, **kwargs)
+        interactive = somebody_watches()
+        try:
+            with watched(interactive=interactive):
+                for line in job.logs(follow=True):
+                    sys.stdout.write(line)
+                job.wait()
+        except (KeyboardInterrupt, Terminated):
+            said = interrupted(job, interactive=interactive, on_interrupt=client.on_interrupt)
+            raise ending(said or f"job {job.id} goes on, detached") from None
+        if job.phase is not Phase.SUCCEEDED:
             exception = job.exception()
             if exception is not None:
                 raise exception

@@ -226,7 +226,7 @@ class _Walk(Expressions):
         self.order.flush()
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
-        # Any of the context managers may swallow an exception: of what follows, only the first `as` is certain.
+        # Any context manager may swallow an exception: of what follows, only the first `as` is certain. Files do not.
         words = ast.dump(ast.Tuple([item.context_expr for item in node.items])).lower()
         first, *others = node.items
         self.evaluate(first.context_expr)
@@ -243,8 +243,9 @@ class _Walk(Expressions):
                 if item.optional_vars is not None:
                     self._assign(item.optional_vars)
             self.block(node.body)
+            end = self.order.state
             self._again(after)  # __exit__ runs
-        self.order.state = after
+        self.order.state = end if all(_is_file(item.context_expr) for item in node.items) else after
 
     visit_AsyncWith = visit_With
 
@@ -379,6 +380,14 @@ class _Walk(Expressions):
 
 def _type_parameters(node: ast.AST) -> set[str]:
     return {parameter.name for parameter in getattr(node, "type_params", [])}
+
+
+def _is_file(expression: ast.expr) -> bool:
+    match expression:
+        case ast.Call(func=ast.Name(id="open")):
+            return True
+        case _:
+            return False
 
 
 def _is_main(test: ast.expr) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,19 @@ SECOND_WITHIN = 3.0
 
 class Terminated(BaseException):
     """SIGTERM reached a process that waits for a job and nobody watches."""
+
+
+def somebody_watches() -> bool:
+    """Whether a person can answer: a frontend that takes input, or a terminal.
+
+    Papermill and nbclient say with each request that there is no input; nobody watches there.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    kernel = getattr(shell, "kernel", None)
+    if kernel is not None:
+        return bool(getattr(kernel, "_allow_stdin", False))
+    return os.isatty(0)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.base import Backend, Bundle, Finding
-from kube_nb.capture.bundle import Cargo, load_cargo, pack, repack
+from kube_nb.capture.bundle import pack, repack
+from kube_nb.capture.cargo import Cargo, load_cargo
 from kube_nb.config import Settings
 from kube_nb.errors import BadValue, NotFound, Refused, StorageFailed
 from kube_nb.jobs.assign import ABSENT, BEFORE, JOURNAL, fingerprints

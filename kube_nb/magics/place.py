@@ -42,14 +42,3 @@ def session_of(shell: InteractiveShell) -> str:
     """What tells the jobs of this kernel from those of others."""
     kernel = getattr(shell, "kernel", None)
     return str(kernel.session.session) if kernel is not None else f"pid-{os.getpid()}"
-
-
-def watched_by_a_person(shell: InteractiveShell) -> bool:
-    """Whether somebody can answer: a frontend that takes input, or a terminal.
-
-    Papermill and nbclient say with each request that there is no input; nobody watches there.
-    """
-    kernel = getattr(shell, "kernel", None)
-    if kernel is not None:
-        return bool(getattr(kernel, "_allow_stdin", False))
-    return os.isatty(0)

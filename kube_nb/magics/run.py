@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from kube_nb.jobs.assign import Return, let_go, returned
 from kube_nb.jobs.card import Card, snapshot
 from kube_nb.jobs.failure import as_ipython_shows_it, failed
-from kube_nb.jobs.interrupts import Terminated, ending, interrupted, watched
+from kube_nb.jobs.interrupts import Terminated, ending, interrupted, somebody_watches, watched
 from kube_nb.jobs.outputs import RESULT
 from kube_nb.jobs.replay import Replay
 from kube_nb.magics.draw import Board, Screen
-from kube_nb.magics.place import watched_by_a_person
 from kube_nb.spec import Phase
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def attend(
     Raises:
         what the user's code raised, or JobFailed where it was not the code that failed.
     """
-    interactive = watched_by_a_person(shell)
+    interactive = somebody_watches()
     replay = Replay()
     screen = Screen(shell, job, cleared=board.again, trusted=job.entry is not None)
     try:

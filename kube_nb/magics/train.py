@@ -21,6 +21,7 @@ class TrainMagics(KubeMagics):
     @helped("kube_train", FLAGS, "Run this cell, or the call after the flags, as a job and bring its results back.")
     def kube_train(self, line: str, cell: str | None = None) -> Any:
         """Run this cell, or the call after the flags, as a job and bring its results back."""
+        from kube_nb.errors import BadFlag
         from kube_nb.magics.place import place_of, session_of
         from kube_nb.magics.run import attend, send, watch
         from kube_nb.spec import Task
@@ -28,6 +29,10 @@ class TrainMagics(KubeMagics):
         shell = self.shell
         args = self.read(line, FLAGS, rest=cell is None)
         body = cell if cell is not None else args.rest
+        if cell is None and not body.strip():
+            raise BadFlag(
+                what="there is nothing to run", next="write the call after the flags, or %%kube_train over a cell"
+            )
         place = place_of(shell, body)
         client = self.client(**options_of(args, SUBMIT))
         transform = shell.transform_cell
@@ -58,5 +63,4 @@ class TrainMagics(KubeMagics):
             watch(job, board)
             job.shared["drawn"] = board.live
             return job
-        on_interrupt = args.values.get("on_interrupt") or client.settings.get("on_interrupt")
-        return attend(shell, job, board, on_interrupt=on_interrupt)
+        return attend(shell, job, board, on_interrupt=client.on_interrupt)

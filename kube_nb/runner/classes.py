@@ -73,6 +73,11 @@ def receive(cls: type, class_id: ClassId) -> None:
     _received[cls] = class_id
 
 
+def forget(cls: type) -> None:
+    """Undo `receive`: the class could not be made whole."""
+    _received.pop(cls, None)
+
+
 def received() -> dict[type, ClassId]:
     """The classes of the notebook that this process has received."""
     return dict(_received)

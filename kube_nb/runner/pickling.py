@@ -173,13 +173,25 @@ class Unpickler(pickle.Unpickler):
     ) -> None:
         super().__init__(file, buffers=buffers)
         self._own = own
-        self._made: set[int] = set()
+        self._made: dict[int, tuple[type, str]] = {}
         self._named: dict[str, Any] = _RESTORERS | {
             _NAMESPACE: namespace,
             "class": self._make_class,
             "class-state": self._set_class,
             "own-class": self._own_class,
         }
+
+    def load(self) -> Any:
+        """One part of the graph; where it fails, no class that is half made is left for the next load to find."""
+        try:
+            return super().load()
+        except BaseException:
+            for cls, tracker in self._made.values():
+                with cp._DYNAMIC_CLASS_TRACKER_LOCK:
+                    cp._DYNAMIC_CLASS_TRACKER_BY_ID.pop(tracker, None)
+                    cp._DYNAMIC_CLASS_TRACKER_BY_CLASS.pop(cls, None)
+                notebook.forget(cls)
+            raise
 
     def persistent_load(self, pid: Any) -> Any:
         try:
@@ -192,7 +204,7 @@ class Unpickler(pickle.Unpickler):
         if existing is not None:
             return existing
         cls = (notebook.make_enum if is_enum else notebook.make)(*arguments)
-        self._made.add(id(cls))
+        self._made[id(cls)] = (cls, tracker)
         if class_id is not None:
             notebook.receive(cls, ClassId(*class_id))
         return cls

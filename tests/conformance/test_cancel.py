@@ -79,13 +79,18 @@ def test_code_that_does_not_listen_is_killed_after_the_grace(send: Sender) -> No
 
 
 def test_cancel_returns_at_once(send: Sender) -> None:
-    job = send(DEAF + "time.sleep(600)")
+    job = send(
+        "import signal, sys, time\n"
+        "def bye(*_):\n    time.sleep(2)\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, bye)\nprint('ready', flush=True)\ntime.sleep(600)"
+    )
     running(job)
     started = time.monotonic()
     job.cancel()
+    job.cancel()
 
     assert time.monotonic() - started < 1
-    job.cancel()
+    assert not job.phase.final
 
 
 @pytest.mark.parametrize("source", ["pass", "raise ValueError"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 SHAPES = """
 class Shape:
     sides = 0
@@ -203,6 +205,7 @@ box = Locked()
     assert kernel["box"].lock.locked() is False
 
 
+@pytest.mark.slow
 def test_an_estimator_of_the_notebook_works_with_its_library(cell):
     setup = """
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -216,3 +219,114 @@ model = Always(answer=3)
     kernel = cell(setup, send="copy = clone(model)\nmodel.fit([[0]], [0])")
     assert type(kernel["copy"]) is kernel["Always"]
     assert kernel["model"].fitted_ is True
+
+
+def test_an_instance_of_a_nested_class_is_the_notebooks(cell):
+    kernel = cell("class Outer:\n    class Inner:\n        x = 1", send="made = Outer.Inner()")
+    assert type(kernel["made"]) is kernel["Outer"].Inner
+
+
+def test_an_instance_of_a_class_made_in_a_function_comes_back(cell):
+    setup = "def make(n):\n    class Local:\n        def get(self):\n            return n\n    return Local()"
+    assert cell(setup, send="one = make(3)")["one"].get() == 3
+
+
+def test_metaclasses_and_class_hooks_work(cell):
+    setup = """
+class Meta(type):
+    def __call__(cls, *args):
+        made = super().__call__(*args)
+        made.tag = cls.tag
+        return made
+class Base(metaclass=Meta):
+    tag = "base"
+    kinds = []
+    def __init_subclass__(cls, **more):
+        super().__init_subclass__(**more)
+        Base.kinds.append(cls.__name__)
+class One(Base):
+    tag = "one"
+"""
+    kernel = cell(setup, send="seen = One().tag, list(Base.kinds)\nmade = One()")
+    assert kernel["seen"] == ("one", ["One"])
+    assert type(kernel["made"]) is kernel["One"]
+    assert kernel["Base"].kinds == ["One"]
+
+
+def test_instances_are_keys_both_ways(cell):
+    setup = """
+class Key:
+    def __init__(self, name): self.name = name
+    def __eq__(self, other): return isinstance(other, Key) and self.name == other.name
+    def __hash__(self): return hash(self.name)
+table = {Key("a"): 1}
+"""
+    kernel = cell(setup, send="found = table[Key('a')]\ntable[Key('b')] = 2")
+    assert kernel["found"] == 1
+    assert kernel["table"][kernel["Key"]("b")] == 2
+
+
+def test_a_cached_property_works_both_ways(cell):
+    setup = """
+from functools import cached_property
+class Slow:
+    calls = 0
+    @cached_property
+    def value(self):
+        self.calls += 1
+        return 42
+slow = Slow()
+"""
+    kernel = cell(setup, send="seen = slow.value, slow.value")
+    assert (kernel["seen"], kernel["slow"].calls, kernel["slow"].value) == ((42, 42), 1, 42)
+
+
+def test_total_ordering_and_operators_work(cell):
+    setup = """
+from functools import total_ordering
+@total_ordering
+class Version:
+    def __init__(self, n): self.n = n
+    def __eq__(self, other): return self.n == other.n
+    def __lt__(self, other): return self.n < other.n
+    def __add__(self, other): return Version(self.n + other.n)
+"""
+    assert cell(setup, send="newest = max(Version(1), Version(3)) + Version(1)")["newest"].n == 4
+
+
+def test_a_property_with_a_setter_works(cell):
+    setup = """
+class Celsius:
+    def __init__(self): self._t = 0
+    @property
+    def fahrenheit(self): return self._t * 9 / 5 + 32
+    @fahrenheit.setter
+    def fahrenheit(self, f): self._t = (f - 32) * 5 / 9
+t = Celsius()
+"""
+    assert cell(setup, send="t.fahrenheit = 212")["t"].fahrenheit == 212
+
+
+def test_a_protocol_of_the_notebook_works(cell):
+    setup = """
+from typing import Protocol, runtime_checkable
+@runtime_checkable
+class Closes(Protocol):
+    def close(self): ...
+class Door:
+    def close(self): ...
+"""
+    assert cell(setup, send="known = isinstance(Door(), Closes)")["known"] is True
+
+
+def test_a_subclass_of_a_builtin_works_both_ways(cell):
+    setup = "class Bag(dict):\n    def total(self):\n        return sum(self.values())\nbag = Bag(a=1)"
+    kernel = cell(setup, send="bag['b'] = 2\nseen = bag.total()")
+    assert (kernel["seen"], type(kernel["bag"]) is kernel["Bag"], kernel["bag"].total()) == (3, True, 3)
+
+
+def test_state_of_a_class_that_the_job_changes_stays_the_notebooks(cell):
+    setup = "class Registry:\n    items = []\n    @classmethod\n    def add(cls, x):\n        cls.items.append(x)"
+    kernel = cell(setup, send="Registry.add(1)\nseen = list(Registry.items)")
+    assert kernel["seen"] == [1]
+    assert kernel["Registry"].items == []

@@ -206,6 +206,7 @@ def test_a_job_is_deleted_by_its_name(cell):
     assert Client().jobs() == []
 
 
+@pytest.mark.slow
 def test_a_kernel_that_ends_leaves_its_job_running(cell, tmp_path):
     gate = tmp_path / "gate"
     done = elsewhere(

@@ -275,3 +275,10 @@ def test_a_clear_in_the_middle_keeps_what_comes_after(cell):
 
 def test_an_update_of_what_nobody_shows_shows_nothing(cell):
     assert cell(send="from IPython.display import update_display\nupdate_display(1, display_id='no')").displays == []
+
+
+def test_a_figure_that_comes_back_is_not_drawn_again(cell):
+    kernel = cell(send="import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([1, 2]);")
+    assert len(kernel.displays) == 1
+    assert kernel["ax"].figure is kernel["fig"]
+    assert kernel.run("import matplotlib.pyplot as plt\nplt.get_fignums()").value == []

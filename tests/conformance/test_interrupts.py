@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+import kube_nb
 
 from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.conformance.frontend import SeparateKernel
-from tests.conformance.kernel import Kernel
+from tests.conformance.kernel import Kernel, until
 from tests.conformance.sending import became, ended, tail
 
 pytestmark = pytest.mark.slow
@@ -154,3 +161,48 @@ def test_an_interrupt_while_the_job_is_sent_leaves_none_that_nobody_knows_of(
     assert shown.error is not None
     assert shown.error.ename == "KeyboardInterrupt"
     assert [ended(job).phase for job in Client().jobs()] == [Phase.CANCELLED] * after
+
+
+REMOTE = "import kube_nb as kn\n@kn.remote\ndef fit():\n    import time\n    print('ready', flush=True)\n    time.sleep(600)\n"
+
+
+def test_a_remote_function_detaches_at_the_first_interrupt(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(REMOTE + "fit()")
+    running.until("ready")
+    separate_kernel.interrupt()
+    ran = running.finish()
+
+    job = the_job()
+    assert f"%kube_cancel {job.id}" in ran.text
+    assert ran.error["ename"] == "KeyboardInterrupt"
+    assert "kube_nb/" not in ran.traceback
+    assert job.phase is Phase.RUNNING
+
+
+def test_a_remote_function_for_which_nobody_waits_is_cancelled(separate_kernel: SeparateKernel) -> None:
+    running = separate_kernel.start(REMOTE + "fit()", watched=False)
+    running.until("ready")
+    separate_kernel.interrupt()
+    running.finish()
+
+    assert the_job().phase is Phase.CANCELLED
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_without_a_terminal_that_is_stopped_cancels_its_job(tmp_path: Path, number: signal.Signals) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(REMOTE + "fit()")
+    with subprocess.Popen(
+        [sys.executable, str(program)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(kube_nb.__file__).parent.parent)},
+    ) as process:
+        job = until(lambda: Client().jobs() or process.poll() is not None, what="the job was sent")[0]
+        until(lambda: "ready" in tail(job), what="the code runs")
+        process.send_signal(number)
+
+        assert process.wait(30) != 0
+    assert the_job().phase is Phase.CANCELLED

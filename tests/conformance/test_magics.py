@@ -277,3 +277,45 @@ def test_a_job_runs_again(cell):
     assert shown.text == "ran\n"
     assert shown.job.id != kernel.job.id
     assert kernel["y"] == 2
+
+
+def test_the_line_form_without_a_call_is_refused(cell):
+    assert cell().run("%kube_train --name x", fails=True).error.ename == "BadFlag"
+
+
+def test_a_cell_that_takes_too_long_says_so(cell):
+    kernel = cell(send="import time\ntime.sleep(600)", flags="--timeout 500ms", fails=True)
+    assert kernel.error.ename == "JobFailed"
+    assert "TimedOut" in kernel.card
+
+
+def test_a_failed_cell_shows_its_card_and_its_text(cell):
+    kernel = cell(send="print('before')\nraise KeyError('k')", fails=True)
+    assert kernel.text == "before\n"
+    assert "Failed" in kernel.card
+
+
+def test_an_exception_group_shows_its_members(cell):
+    kernel = cell(send="raise ExceptionGroup('both', [ValueError('one'), KeyError('two')])", fails=True)
+    assert kernel.error.ename == "ExceptionGroup"
+    assert "one" in kernel.error.text
+    assert "two" in kernel.error.text
+
+
+def test_a_cell_under_two_magics_keeps_its_lines(cell):
+    shown = cell("x = 0").run("%%time\n%%kube_train\ny = 1\nz = y / x", fails=True)
+    assert "4 z = y / x" in shown.error.text
+
+
+def test_an_exception_in_a_local_module_shows_its_line(cell, notebook_dir):
+    (notebook_dir / "helper.py").write_text("def fail():\n    raise ValueError('in the module')\n")
+    kernel = cell(send="import helper\nhelper.fail()", fails=True)
+    assert "raise ValueError('in the module')" in kernel.error.text
+    assert "helper.py" in kernel.error.text
+
+
+def test_a_secret_of_the_magics_line_is_in_no_traceback_of_a_function_that_came_back(cell, state_dir):
+    kernel = cell(send="def f():\n    return 1", flags="--env TOKEN=s3cr3t-in-a-flag")
+    kernel.send("y = f()")
+    records = [path for path in state_dir.rglob("*") if path.is_file()]
+    assert [path for path in records if b"s3cr3t-in-a-flag" in path.read_bytes()] == []

@@ -245,3 +245,79 @@ def test_source_and_values_arrive_as_they_are(cell):
     text = "$HOME `id` \\n \\\\ \"q\" 'q' \x1e EOF <<EOF %%magic {braces} \x00"
     kernel = cell(f"value = {text!r}", send=f"literal = {text!r}\nback = value")
     assert kernel["literal"] == kernel["back"] == text
+
+
+def test_a_builtin_that_the_notebook_shadows_is_the_notebooks(cell):
+    assert cell("def sum(xs):\n    return 'mine'", send="y = sum([1, 2])")["y"] == "mine"
+
+
+def test_the_last_results_of_the_notebook_are_read(cell):
+    kernel = cell("40")
+    kernel.run("2")
+    kernel.send("total = __ + _\nsame = Out[2] + Out[3]")
+    assert (kernel["total"], kernel["same"]) == (42, 42)
+
+
+def test_a_name_in_another_script_is_found(cell):
+    assert cell("größe = 2\nµ = 3", send="y = größe * µ")["y"] == 6
+
+
+def test_a_private_name_travels(cell):
+    assert cell("_hidden = 1\n__very = 2", send="y = _hidden + __very")["y"] == 3
+
+
+def test_a_list_that_holds_itself_stays_so(cell):
+    kernel = cell("ring = [1]\nring.append(ring)", send="known = ring[1] is ring\nring.append(2)")
+    assert kernel["known"] is True
+    assert kernel["ring"][1] is kernel["ring"]
+
+
+def test_a_default_argument_that_a_call_changes_comes_back_changed(cell):
+    kernel = cell("def note(x, seen=[]):\n    seen.append(x)\n    return seen", send="note(1)")
+    assert kernel.run("note(2)").value == [1, 2]
+
+
+def test_a_single_dispatch_function_works(cell):
+    setup = """
+from functools import singledispatch
+@singledispatch
+def kind(x): return "other"
+@kind.register
+def _(x: int): return "int"
+"""
+    assert cell(setup, send="kinds = kind(1), kind('a')")["kinds"] == ("int", "other")
+
+
+def test_a_context_manager_function_works(cell):
+    setup = """
+from contextlib import contextmanager
+@contextmanager
+def doubled(x):
+    yield 2 * x
+"""
+    assert cell(setup, send="with doubled(4) as y:\n    pass")["y"] == 8
+
+
+def test_async_comprehensions_work_at_the_top_level(cell):
+    setup = "async def numbers():\n    for i in range(3):\n        yield i"
+    assert cell(setup, send="xs = [x async for x in numbers()]")["xs"] == [0, 1, 2]
+
+
+def test_an_annotated_assignment_comes_back(cell):
+    assert cell(send="x: int = 5")["x"] == 5
+
+
+def test_a_nested_function_reads_names_of_the_notebook(cell):
+    setup = "k = 5\ndef outer():\n    def inner():\n        return k\n    return inner()"
+    assert cell(setup, send="k = 6\ny = outer()")["y"] == 6
+
+
+def test_a_name_that_only_a_method_deep_inside_a_value_reads_travels(cell):
+    setup = """
+import math
+FACTOR = 10
+class Deep:
+    def value(self): return math.floor(2.5) * FACTOR
+nested = {"list": [(Deep(),)]}
+"""
+    assert cell(setup, send="y = nested['list'][0][0].value()")["y"] == 20

@@ -332,6 +332,7 @@ def test_two_clients_share_the_jobs(client):
     assert kn.Client().job(job.id).result() == 1
 
 
+@pytest.mark.slow
 def test_many_jobs_at_once_all_end(client):
     jobs = [client.train(pow, n, 2) for n in range(6)]
     assert [job.result() for job in jobs] == [n * n for n in range(6)]

@@ -58,6 +58,7 @@ def test_an_array_changed_by_an_operator_comes_back(cell):
     assert cell("import numpy as np\nx = np.ones(2)", send="x *= 3")["x"].tolist() == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_fitted_model_comes_back(cell):
     setup = "from sklearn.linear_model import LinearRegression\nmodel, X, y = LinearRegression(), [[0], [1]], [1, 3]"
     kernel = cell(setup, send="model.fit(X, y)")
@@ -300,3 +301,36 @@ def test_a_class_that_came_back_finds_what_its_cell_imported(cell):
         send="from math import sqrt\nclass Root:\n    def of(self, x):\n        return sqrt(x)\nroot = Root()"
     )
     assert kernel.run("root.of(9)").value == 3.0
+
+
+def test_a_failed_job_gives_back_what_was_asked_for(cell):
+    kernel = cell("x = 1", send="x = 2\ny = 3\n1 / 0", flags="-o x", fails=True)
+    assert (kernel["x"], "y" in kernel) == (2, False)
+
+
+def test_of_several_tries_the_last_one_comes_back(cell):
+    body = (
+        "import kube_nb as kn\nmark = kn.checkpoint_dir() / 'tried'\ntries = 1 + mark.exists()\nprint('try', tries)\n"
+    )
+    kernel = cell(send=body + "if tries == 1:\n    mark.touch()\n    raise ValueError", flags="--retries 1 -o tries")
+    assert kernel["tries"] == 2
+    assert kernel.text.splitlines()[0] == "try 1"
+    assert kernel.text.splitlines()[-1] == "try 2"
+
+
+def test_nothing_comes_back_from_a_cell_that_only_prints(cell):
+    kernel = cell("x = 1", send="print(x)")
+    assert "came back" not in kernel.card
+    assert list(kernel.job.outputs) == []
+
+
+def test_a_large_array_comes_back_whole(cell):
+    kernel = cell("import numpy as np", send="big = np.arange(3_000_000)")
+    assert int(kernel["big"].sum()) == 4499998500000
+    assert kernel["big"].flags.writeable
+
+
+def test_values_of_a_failed_cell_stay_as_they_were_before_its_last_success(cell):
+    kernel = cell("x = 1", send="x = 2")
+    kernel.send("x = 3\nraise ValueError", fails=True)
+    assert kernel["x"] == 2

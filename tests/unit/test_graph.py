@@ -600,6 +600,23 @@ def test_a_class_that_the_job_defined_comes_back_whole(kernel: Kernel) -> None:
     assert kernel.job("made", "", "made")["made"].__class__ is back["Made"]
 
 
+def test_a_load_that_fails_leaves_no_class_half_made(kernel: Kernel) -> None:
+    code = """
+    class Fragile:
+        def __setstate__(self, state): raise ValueError(FAILS) if FAILS else None
+    class Made:
+        x = Fragile()
+        x.y = 1
+        def who(self): return 'made'
+    """
+    ref = kernel.remotely("__name__", textwrap.dedent(code) + "FAILS = 0", "Made Fragile")
+    kernel.ns["FAILS"] = "not yet"
+    with pytest.raises(ValueError, match="not yet"):
+        kernel.load(ref)
+    kernel.ns["FAILS"] = 0
+    assert kernel.load(ref)["Made"]().who() == "made"
+
+
 def test_a_class_that_the_cell_defines_anew_is_the_cells(kernel: Kernel) -> None:
     kernel.run("class C:\n  k = 1")
     back = kernel.job("C", "old = C()\nclass C:\n  k = 2\nnew = C()", "old new C")

@@ -130,6 +130,7 @@ GENERIC = [  # the syntax of Python 3.12
         ("try:\n    x = a\nexcept KeyError:\n    pass\nprint(x)", {"a", "x", "KeyError"}),
         ("try:\n    x = a\nfinally:\n    y = 1\nprint(x, y)", {"a"}),
         ("with a as b:\n    x = 1\nprint(x, b)", {"a", "x"}),
+        ("with open(a) as f:\n    x = f.read()\nprint(x)", {"open", "a"}),
         ("match a:\n    case [x]:\n        y = 1\n    case _:\n        y = 2\nprint(y, x)", {"a", "x"}),
         ("match a:\n    case K(k=x) if x:\n        pass", {"a", "K"}),
         ("[x for x in a if b]", {"a", "b"}),
