@@ -65,10 +65,10 @@ lint: $(READY)
 	@$(BIN)/lint-imports --no-logo
 
 test: lint
-	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: $(READY)
-	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --hypothesis-profile=fast $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow" --hypothesis-profile=fast $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/core.py $(ARGS)

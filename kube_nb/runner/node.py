@@ -255,7 +255,7 @@ class Node:
             "started": (gang.started if gang is not None else 0.0) or self._began,
             "ended": time.time(),
         }
-        self._write_end(record)
+        written = self._write_end(record)
         end = {name: value for name, value in record.items() if name != "rank"}  # the event itself has one
         self._stream.event("end", record["rank"], **end)
         output = self._stream.output
@@ -263,14 +263,17 @@ class Node:
         if record["code"] == "Succeeded" and (output.broken is not None or output.waiting):
             full = output.broken is not None and ending.disk_is_full(output.broken)
             record |= {"code": "OutOfDisk" if full else "RunnerFault", "evalue": "the job's output cannot be written"}
-            self._write_end(record)
-        return ending.CODES[record["code"]]
+            written = self._write_end(record)
+        return ending.CODES[record["code"] if written else "OutOfDisk"]
 
-    def _write_end(self, record: dict[str, Any]) -> None:
+    def _write_end(self, record: dict[str, Any]) -> bool:
+        """False: there is no room for it, which the exit status then tells."""
         try:
             ending.write_end(self._arguments.end, record)
         except OSError as error:  # the exit status and the stream still tell
             _report(error)
+            return not ending.disk_is_full(error)
+        return True
 
     def _clean(self) -> None:
         if self._scratch is None:

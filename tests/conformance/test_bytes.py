@@ -6,6 +6,7 @@ import ast
 import random
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,3 +172,33 @@ def test_stdout_and_stderr_keep_their_order(send: Sender) -> None:
     )
 
     assert tail(job) == "".join(f"{n}\n" for n in range(200))
+
+
+NAMES = ["$HOME", "$(id)", "`id`", "a b", "q'uote\"s", "é€😀", "\x1e", "new\nline", "-rf", "--include", "EOF", "back\\slash", "{x}", "%s", "#", ";", "a=b"]  # fmt: skip
+
+
+def test_files_with_odd_names_travel_both_ways(send: Sender, notebook_dir: Path) -> None:
+    for name in NAMES:
+        (notebook_dir / "data" / name).mkdir(parents=True)
+        (notebook_dir / "data" / name / name).write_text(name)
+    job = send.over(
+        "from pathlib import Path\n"
+        "found = {str(path): path.read_text() for path in Path('data').rglob('*') if path.is_file()}\n"
+        "for path, text in found.items():\n"
+        "    Path('made' + path).parent.mkdir(parents=True, exist_ok=True)\n"
+        "    Path('made' + path).write_text(text[::-1])",
+        include=["data"],
+        collect=["madedata/**"],
+    )
+
+    assert job.outputs["found"] == {f"data/{name}/{name}": name for name in NAMES}
+    saved = {str(path.relative_to(notebook_dir)): path.read_text() for path in job.outputs.save_files(notebook_dir)}
+    assert saved == {f"madedata/{name}/{name}": name[::-1] for name in NAMES}
+
+
+def test_a_job_with_an_odd_name_runs(send: Sender) -> None:
+    for name in ["../../etc", "$HOME", "a b\nc", "-rf", "é", "x" * 300, "."]:
+        job = send.over("print('ran')", name=name)
+
+        assert tail(job) == "ran\n"
+        assert send.client.job(name).id == job.id

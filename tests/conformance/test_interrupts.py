@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import kube_nb
-
 from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase

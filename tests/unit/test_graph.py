@@ -603,7 +603,8 @@ def test_a_class_that_the_job_defined_comes_back_whole(kernel: Kernel) -> None:
 def test_a_load_that_fails_leaves_no_class_half_made(kernel: Kernel) -> None:
     code = """
     class Fragile:
-        def __setstate__(self, state): raise ValueError(FAILS) if FAILS else None
+        def __setstate__(self, state):
+            if FAILS: raise ValueError(FAILS)
     class Made:
         x = Fragile()
         x.y = 1
