@@ -13,7 +13,6 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 # As many test processes as cores: `make test WORKERS=1` for one.
 WORKERS ?= auto
 ARGS ?=
-# The extras mlflow and pipelines stay out of the lock: no code uses them yet, and kfp holds the Kubernetes client back.
 EXTRAS := dev kubernetes notebooks store tune widgets
 # These would let the machine's own packages in.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV

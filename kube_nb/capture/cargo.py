@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from kube_nb.capture.modules import LocalModules, local_modules
@@ -14,6 +16,10 @@ from kube_nb.capture.source import Source, prepare
 from kube_nb.capture.travel import explain
 from kube_nb.errors import BadValue, MissingName
 from kube_nb.runner import graph
+
+_UNCHANGED = (ModuleType, type, str, bytes, int, float, complex, type(None))
+_RESULTS = re.compile(r"_{1,3}|_\d+")
+"""IPython's own names for what cells have shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +152,10 @@ def load_cargo(
     modules = local_modules(source.imports | captured.modules | _module_names(values), root=root)
     notes = [*modules.lines, *_notes(source.announces | captured.announces, source.relative_paths, files, root)]
     touched = source.touched | captured.touched
+    if send is None and outputs is None and kind == "cell":
+        others = _other_names({name: wanted[name] for name in touched & set(wanted)}, namespace, kept)
+        wanted |= others
+        touched |= set(others)
     asked, index_env, lines = _packages(packages)
     notes += lines
     wanted |= values
@@ -172,6 +182,16 @@ def load_cargo(
         packages=asked | {"install": install, "requires_ipython": False},
         index_env=index_env,
     )
+
+
+def _other_names(values: Mapping[str, Any], namespace: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
+    """The notebook's other names for what the cell may change: they are to see the change, and stay names for it."""
+    objects = {id(value) for value in values.values() if not issubclass(type(value), _UNCHANGED)}
+    return {
+        name: value
+        for name, value in namespace.items()
+        if id(value) in objects and name not in values and name not in kept and not _RESULTS.fullmatch(name)
+    }
 
 
 def _included(patterns: Iterable[str], root: Path) -> dict[str, Path]:

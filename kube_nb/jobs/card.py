@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _BAR = 24
 _NAMES = 12
+_LONG = 2.0
+"""Seconds after which work that is not the code's own shows a bar."""
 _MARK = {"Succeeded": "#1a7f37", "Failed": "#b42318", "Cancelled": "#6e7781"}
 
 
@@ -30,7 +32,7 @@ class Card:
         reason: why; shown with its cause and next step.
         seconds: since the code started.
         step: what happens now, in words.
-        progress: (done, total, text); total None: not known.
+        progress: (done, total, text); total None: not known, the bar tells only that something is done.
         metrics: the newest value of each.
         rows: further lines, e.g. ("sent", "1.2 MB: X_train 1.1 MB").
         notes: warnings and what has no effect here.
@@ -90,9 +92,11 @@ class Card:
         )
 
     def _cell(self, word: str, text: str) -> str:
-        if word != "progress" or not self.progress or not self.progress[1]:
+        if word != "progress" or not self.progress:
             return escape(text)
         done, total, _ = self.progress
+        if not total:
+            return f"<progress></progress> {escape(text)}"
         return f'<progress value="{float(done):g}" max="{float(total or 1):g}"></progress> {escape(text)}'
 
 
@@ -120,6 +124,10 @@ def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str]
             job=job.id, label=entry.label if entry else "", where=job.where, phase="Deleted", notes=(gone.what,)
         )
     running = status.phase in (Phase.STARTING, Phase.RUNNING)
+    step = replay.step if replay and running and replay.step != "running" else ""
+    progress = replay.progress if replay else None
+    if progress is None and step and elapsed(status) > _LONG:  # installing, loading, returning: nobody knows how much
+        progress, step = (0, None, step), ""
     return Card(
         job=job.id,
         label=status.label,
@@ -127,8 +135,8 @@ def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str]
         phase=status.phase,
         reason=status.reason,
         seconds=elapsed(status),
-        step=replay.step if replay and running and replay.step != "running" else "",
-        progress=replay.progress if replay else None,
+        step=step,
+        progress=progress,
         metrics=_newest(replay) if replay else {},
         rows=sent + rows,
         notes=tuple(entry.notes) if entry else (),
@@ -162,7 +170,7 @@ def _newest(replay: Replay) -> dict[str, Any]:
 
 def _progress_text(done: float, total: float | None, text: str) -> str:
     if not total:
-        return f"{_number(done)} {text}".strip()
+        return f"{_number(done) if done else ''} {text}".strip()
     share = min(1.0, max(0.0, done / total))
     filled = round(share * _BAR)
     return f"[{'#' * filled}{'.' * (_BAR - filled)}] {share:.0%} {text}".strip()

@@ -30,9 +30,7 @@ class TrainMagics(KubeMagics):
         args = self.read(line, FLAGS, rest=cell is None)
         body = cell if cell is not None else args.rest
         if cell is None and not body.strip():
-            raise BadFlag(
-                what="there is nothing to run", next="write the call after the flags, or %%kube_train over a cell"
-            )
+            raise BadFlag(what="there is nothing to run", next="write the call after the flags")
         place = place_of(shell, body)
         client = self.client(**options_of(args, SUBMIT))
         transform = shell.transform_cell

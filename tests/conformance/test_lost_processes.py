@@ -115,15 +115,15 @@ def test_a_job_whose_supervisor_dies_while_it_waits_is_found_dead(send: Sender) 
 
 
 def supervisors() -> list[int]:
-    """The supervisors of this test's jobs: their descriptors lead into its state directory."""
-    state = os.environ["KUBE_NB_STATE_DIR"]
+    """The processes that hold the lock of one of this test's jobs."""
+    state = os.path.realpath(os.environ["KUBE_NB_STATE_DIR"])
     found = []
     for process in psutil.process_iter():
         try:
-            links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
-        except (OSError, psutil.Error):
+            paths = [file.path for file in process.open_files()]
+        except psutil.Error:
             continue
-        if process.pid != os.getpid() and any(link.startswith(state) and link.endswith("/lock") for link in links):
+        if process.pid != os.getpid() and any(path.startswith(state) and path.endswith("/lock") for path in paths):
             found.append(process.pid)
     return found
 

@@ -334,3 +334,17 @@ def test_values_of_a_failed_cell_stay_as_they_were_before_its_last_success(cell)
     kernel = cell("x = 1", send="x = 2")
     kernel.send("x = 3\nraise ValueError", fails=True)
     assert kernel["x"] == 2
+
+
+def test_a_name_that_the_cell_does_not_read_sees_the_change_of_its_object(cell):
+    kernel = cell("a = [1]\nb = a", send="a.append(2)")
+    assert kernel["b"] == [1, 2]
+    assert kernel["a"] is kernel["b"]
+
+
+def test_a_result_that_was_shown_is_no_name_that_travels(cell):
+    kernel = cell("a = [1]")
+    kernel.run("a")
+    kernel.send("a.append(2)")
+    assert "_" not in [name.strip().split(" ")[0] for name in kernel.card.partition("came back")[2].split(",")]
+    assert kernel["a"] == [1, 2]

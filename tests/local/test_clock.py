@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from kube_nb.backends.local import lock
 from kube_nb.backends.local import submit as starting
 from kube_nb.backends.local.backend import LocalBackend
 from kube_nb.jobs.job import elapsed
 from kube_nb.spec import Phase
-from tests.conformance.sending import Sender, code, ended, running, tail
+from tests.conformance.kernel import until
+from tests.conformance.sending import Sender, code, ended, gone, running, tail
 
 DAY, YEAR = 86_400.0, 31_536_000.0
 # The clock is right for a moment, and wrong from then on.
@@ -26,16 +28,19 @@ _time.time_ns = lambda: int(_time.time() * 1e9)
 """
 
 
+def entry_with(patch: str, folder: Path) -> Path:
+    """The supervisor's script, with something done first."""
+    entry = Path(starting._ENTRY)
+    path = folder / "entry.py"
+    path.write_text(f"{patch}\n__file__ = {str(entry)!r}\nexec(compile(open(__file__).read(), __file__, 'exec'))\n")
+    return path
+
+
 @pytest.fixture(params=[-DAY, YEAR], ids=["back", "on"])
 def jump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> float:
     """The clock of the supervisor and of the runner jumps while the job runs."""
     patch = JUMP.format(jump=request.param, after=0.4)
-    entry = Path(starting._ENTRY)
-    supervisor = tmp_path / "entry.py"
-    supervisor.write_text(
-        f"{patch}\n__file__ = {str(entry)!r}\nexec(compile(open(__file__).read(), __file__, 'exec'))\n"
-    )
-    monkeypatch.setattr(starting, "_ENTRY", str(supervisor))
+    monkeypatch.setattr(starting, "_ENTRY", str(entry_with(patch, tmp_path)))
     submit = LocalBackend.submit
 
     def with_a_bad_clock(self: LocalBackend, spec: Any, bundle: Any) -> Any:
@@ -135,3 +140,20 @@ def test_a_live_job_is_never_old(send: Sender, monkeypatch: pytest.MonkeyPatch) 
     assert job.phase is Phase.RUNNING
     job.cancel()
     ended(job)
+
+
+def test_a_clock_that_is_a_year_ahead_for_a_moment_costs_no_results(
+    send: Sender, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = send.over("x = 1")
+    swept = state_dir / "swept"
+    until(swept.exists, what="the first job looks what is old")
+    before = swept.stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "_ENTRY", str(entry_with(JUMP.format(jump=YEAR, after=0), tmp_path)))
+        second = send.over("x = 2")
+    until(lambda: swept.stat().st_mtime_ns != before, what="the second job looks what is old")
+    (supervisor, *_) = lock.recorded(str(state_dir / "jobs" / second.id / "lock"))
+
+    assert gone(supervisor.pid)
+    assert send.client.job(first.id).outputs["x"] == 1

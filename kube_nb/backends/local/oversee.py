@@ -209,7 +209,7 @@ class Overseer:
         kill_children()  # whatever a killed runner left behind has become ours
         end = self._first_failure or self._nodes[0].end
         assert end is not None
-        if self._fault:
+        if self._fault and end["code"] != "Cancelled":
             return self._broken(self._fault)
         return end
 

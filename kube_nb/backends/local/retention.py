@@ -37,9 +37,15 @@ def clean(state: Path, *, max_bytes: float = MAX_BYTES, max_age: float = MAX_AGE
 
 
 def sweep(stamp: str, *, max_bytes: float, max_age: float) -> None:
-    """`clean` the directory where `stamp` lies, and renew it. What cannot be removed now is tried again next time."""
+    """`clean` the directory where `stamp` lies, and renew it. What cannot be removed now is tried again next time.
+
+    Where the last time seems longer ago than anything is kept, the clock may have jumped, which must not cost anybody a
+    result: then nothing is old, until the next time.
+    """
     try:
+        since = abs(time.time() - os.stat(stamp).st_mtime) if os.path.exists(stamp) else 0.0
         Path(stamp).touch(0o600)
+        max_age = float("inf") if since > max_age else max_age
         clean(Path(stamp).parent, max_bytes=max_bytes, max_age=max_age)
     except OSError as failed:
         print(f"retention: {failed}")
