@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from kube_nb.backends import open_backend
+from kube_nb.capture.work import Work
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound
 from kube_nb.jobs.interrupts import Terminated, ending, interrupted, somebody_watches, watched
@@ -92,15 +93,16 @@ class Client:
             Refused: the target says no; `.findings` tells why.
         """
         label = getattr(function, "__qualname__", type(function).__qualname__)
-        return self.plan(
-            _CALL_SOURCE,
-            kernel_namespace(),
+        work = Work(
+            source=_CALL_SOURCE,
+            namespace=kernel_namespace(),
             task=Task(kind="function", label=label),
             values={CALL: (function, args, kwargs)},
             name=label.rpartition(".")[2].strip("<>"),
             filename="<kube-nb call>",
             returns=True,
-        ).submit()
+        )
+        return self.plan(work).submit()
 
     def cell(self, source: str, namespace: dict[str, Any] | None = None, **details: Any) -> Job:
         """Run the source of a cell as a job, with the names of `namespace` that it reads.
@@ -108,14 +110,15 @@ class Client:
         Args:
             source: Python as a notebook cell has it, magics and `!commands` included.
             namespace: the kernel's names; None: this process's.
-            details: as for `plan`.
+            details: further fields of `Work`, e.g. `filename`.
 
         Raises:
             SyntaxError: it is not Python.
             MissingName: it reads a name that does not exist.
             CannotRunThere, CannotTravel, Refused: as they say.
         """
-        return self.plan(source, kernel_namespace() if namespace is None else namespace, **details).submit()
+        names = kernel_namespace() if namespace is None else namespace
+        return self.plan(Work(source=source, namespace=names, **details)).submit()
 
     def script(self, path: str | Path) -> Job:
         """Run a Python file as a job. Modules beside it travel; it gives back only files (`collect`).
@@ -133,73 +136,31 @@ class Client:
             source = file.read_text()
         except OSError as error:
             raise NotFound(what=f"`{path}` cannot be read", why=str(error.strerror), next="check the path") from error
-        return self.plan(
-            source,
-            {},
+        work = Work(
+            source=source,
+            namespace={},
             task=Task(kind="script", label=file.name),
             name=file.stem,
             filename=file.name,
             root=file.resolve().parent,
-            plain=True,
         )
+        return self.plan(work)
 
-    def plan(
-        self,
-        source: str,
-        namespace: dict[str, Any],
-        *,
-        task: Task | None = None,
-        values: dict[str, Any] | None = None,
-        name: str = "cell",
-        filename: str = "<cell>",
-        first_line: int = 1,
-        text: str | None = None,
-        transform: Callable[[str], str] | None = None,
-        returns: bool = False,
-        plain: bool = False,
-        root: Path | None = None,
-        notebook: str = "",
-        progress: Progress | None = None,
-    ) -> Plan:
+    def plan(self, work: Work, *, progress: Progress | None = None) -> Plan:
         """What a submit would do, with nothing sent yet: what travels, how large it is, what stands against it.
 
         Args:
-            source: what runs.
-            namespace: the kernel's names.
-            task: kind and label; None: a cell.
-            values: names that travel beside those the source reads.
-            name: of the job where the options give none.
-            filename, first_line: where the person sees the source; text: the whole cell, None: the source is all.
-            transform: IPython's own, of the kernel; None: a fresh one.
-            returns: the value of the last expression is the result.
-            plain: the source is a Python file: no magics, and no names come back.
-            root: the directory whose modules and files travel; None: the working directory.
-            notebook: session of the kernel, to find its last job.
+            work: what a person wants to run.
             progress: called with (done, total, words) while it is packed.
+
+        Raises:
+            SyntaxError, MissingName, CannotRunThere, BadValue, BadFlag, Refused: as they say.
         """
         from kube_nb.jobs.submit import Plan
 
         # The target first: it may give the namespace, and what is no target is said before anything is packed.
         backend = self.backend
-        return Plan.make(
-            backend,
-            self._options,
-            self._settings,
-            source=source,
-            namespace=namespace,
-            task=task or Task(kind="cell", label="cell"),
-            values=values or {},
-            name=name,
-            filename=filename,
-            first_line=first_line,
-            text=text,
-            transform=transform,
-            returns=returns,
-            plain=plain,
-            root=root or Path.cwd(),
-            notebook=notebook,
-            progress=progress,
-        )
+        return Plan.make(backend, self._options, self._settings, work, progress)
 
     # Finding --------------------------------------------------------------------------------------------------------
 

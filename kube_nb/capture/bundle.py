@@ -86,14 +86,14 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
     try:
         reference = graph.dump(
             cargo.values,
-            namespace=cargo.namespace,
+            namespace=cargo.work.namespace,
             objects=objects,
             codes=[compile(cargo.source.code, cargo.source.filename, "exec", AWAIT, dont_inherit=True)],
             also=cargo.further,
         )
     except graph.NotPicklable as error:
-        value = cargo.values.get(error.name, cargo.namespace.get(error.name))
-        raise explain(error.name, value, error.error, cargo.namespace) from error
+        value = cargo.values.get(error.name, cargo.work.namespace.get(error.name))
+        raise explain(error.name, value, error.error, cargo.work.namespace) from error
     source = objects.write(cargo.source.code.encode())
     sources = {name: objects.write(text.encode()) for name, text in cell_sources(cargo).items()}
     modules = objects.write(cargo.modules.zip_bytes()) if cargo.modules.files else None
@@ -110,24 +110,24 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
         "python": list(sys.version_info[:2]),
         "platform": sysconfig.get_platform(),
         "task": {
-            "kind": cargo.kind,
-            "label": cargo.label,
+            "kind": cargo.work.task.kind,
+            "label": cargo.work.task.label,
             "filename": cargo.source.filename,
             "source": source,
-            "returns": cargo.returns,
+            "returns": cargo.work.returns,
         },
         "graph": reference,
         "remotes": remotes,
         "sources": sources,
         "modules": modules,
         "files": files,
-        "collect": list(cargo.collect),
+        "collect": list(cargo.choice.collect),
         "outputs": {
-            "names": None if cargo.outputs is None else list(cargo.outputs),
-            "assigned": sorted(cargo.assigned) if cargo.kind == "cell" else [],
+            "names": None if cargo.choice.outputs is None else list(cargo.choice.outputs),
+            "assigned": sorted(cargo.assigned) if cargo.work.task.kind == "cell" else [],
             "check": list(cargo.check),
-            "limit": cargo.limit,
-            "budget": cargo.budget,
+            "limit": cargo.choice.limit,
+            "budget": cargo.choice.budget,
         },
         "packages": cargo.packages,
         "nodes": spec.resources.nodes,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from kube_nb.capture.modules import LocalModules, local_modules
 from kube_nb.capture.names import closure
 from kube_nb.capture.source import Source, prepare
 from kube_nb.capture.travel import explain
+from kube_nb.capture.work import Choice, Work
 from kube_nb.errors import BadValue, MissingName
 from kube_nb.runner import graph
 
@@ -27,49 +28,37 @@ class Cargo:
     """What travels, decided but not yet written.
 
     Attributes:
-        source: what runs; text: the cell as its person sees it, its magic lines included.
-        namespace: the kernel's names; its identity stands for the job's own `__main__`.
+        work, choice: what the person wrote and chose.
+        source: what runs.
         values: what travels by value.
         remote: names whose values lie with an earlier job: (graph reference, directory of its objects).
-        send: only these travel; None: whatever is read. kept: these stay here.
         assigned: names that the cell assigns, itself or by `global` in a function.
         check: names that the cell may change in place.
-        outputs: exactly these come back; None: what was assigned or changed.
         modules, files: local modules; files beside the notebook, by relative path.
-        limit: bytes that come back unasked; budget: seconds for finding what changed.
         notes: sentences that go with the job.
         packages: what is installed before the code starts, as the runner reads it.
         index_env: credentials of the package index, which the runner takes away again; secret.
     """
 
+    work: Work
+    choice: Choice
     source: Source
-    text: str
-    kind: Literal["cell", "function", "script", "notebook"]
-    label: str
-    namespace: dict[str, Any]
     values: dict[str, Any]
     remote: dict[str, tuple[dict[str, Any], Path]]
-    send: frozenset[str] | None
-    kept: frozenset[str]
     assigned: frozenset[str]
     check: tuple[str, ...]
-    outputs: tuple[str, ...] | None
     modules: LocalModules
     files: dict[str, Path]
-    collect: tuple[str, ...]
-    returns: bool
-    limit: int
-    budget: float
     notes: tuple[str, ...]
     packages: dict[str, Any]
     index_env: dict[str, str] = field(default_factory=dict, repr=False)
 
     def further(self, names: Iterable[str]) -> dict[str, Any]:
         """Values that functions deep inside the values read, found only while these are packed."""
-        if self.send is not None:
+        if self.choice.send is not None:
             return {}
-        found = closure(names, self.namespace).values
-        return {name: found[name] for name in found if name not in self.kept and not _is_remote(found[name])}
+        found = closure(names, self.work.namespace).values
+        return {name: found[name] for name in found if name not in self.choice.keep and not _is_remote(found[name])}
 
     def describe(self) -> list[str]:
         """Each name that travels with its type and size."""
@@ -83,36 +72,13 @@ class Cargo:
         found = {}
         for name, value in self.values.items():
             try:
-                found[name] = graph.size(value, namespace=self.namespace)
+                found[name] = graph.size(value, namespace=self.work.namespace)
             except Exception as error:
-                raise explain(name, value, error, self.namespace) from error
+                raise explain(name, value, error, self.work.namespace) from error
         return found
 
 
-def load_cargo(
-    text: str,
-    namespace: dict[str, Any],
-    *,
-    kind: Literal["cell", "function", "script", "notebook"],
-    label: str,
-    values: Mapping[str, Any],
-    send: Iterable[str] | None,
-    keep: Iterable[str],
-    outputs: tuple[str, ...] | None,
-    include: Iterable[str],
-    collect: tuple[str, ...],
-    filename: str,
-    first_line: int,
-    whole: str | None,
-    transform: Callable[[str], str] | None,
-    returns: bool,
-    plain: bool,
-    packages: Sequence[str],
-    install: str,
-    root: Path,
-    limit: int,
-    budget: float,
-) -> Cargo:
+def load_cargo(work: Work, choice: Choice) -> Cargo:
     """Decide what a source needs; nothing is written.
 
     Raises:
@@ -121,18 +87,16 @@ def load_cargo(
         MissingName: it reads a name that does not exist.
         BadValue: a name of `send` does not exist, or `include` fits nothing.
     """
-    source = prepare(
-        text, filename=filename, first_line=first_line, transform=(lambda code: code) if plain else transform
-    )
+    kind, namespace, values, kept = work.task.kind, work.namespace, work.values, choice.keep
+    transform = str if kind == "script" else work.transform
+    source = prepare(work.source, filename=work.filename, first_line=work.first_line, transform=transform)
     captured = closure(source.reads, namespace, extra=values)
     wanted = dict(captured.values)
-    kept = set(keep)
-    if send is not None:
-        chosen = set(send)
-        absent = sorted(chosen - set(namespace))
+    if choice.send is not None:
+        absent = sorted(choice.send - set(namespace))
         if absent:
             raise BadValue(what=f"`{absent[0]}` is not a name of this notebook", next="look at what follows -i")
-        wanted = {name: value for name, value in namespace.items() if name in chosen}
+        wanted = {name: value for name, value in namespace.items() if name in choice.send}
     elif captured.missing:
         name, line = next(iter(sorted(captured.missing.items(), key=lambda item: item[1])))
         if name not in kept:
@@ -148,38 +112,30 @@ def load_cargo(
             del wanted[name]
         elif _is_remote(wanted[name]):
             remote[name] = wanted.pop(name).__kube_nb_remote__()
-    files = _included(include, root)
-    modules = local_modules(source.imports | captured.modules | _module_names(values), root=root)
-    notes = [*modules.lines, *_notes(source.announces | captured.announces, source.relative_paths, files, root)]
+    files = _included(choice.include, work.root)
+    modules = local_modules(source.imports | captured.modules | _module_names(values), root=work.root)
+    notes = [*modules.lines, *_notes(source.announces | captured.announces, source.relative_paths, files, work.root)]
     touched = source.touched | captured.touched
-    if send is None and outputs is None and kind == "cell":
+    by_itself = choice.outputs is None and kind == "cell"
+    if choice.send is None and by_itself:
         others = _other_names({name: wanted[name] for name in touched & set(wanted)}, namespace, kept)
         wanted |= others
         touched |= set(others)
-    asked, index_env, lines = _packages(packages)
+    asked, index_env, lines = _packages(choice.packages)
     notes += lines
     wanted |= values
     return Cargo(
+        work=work,
+        choice=choice,
         source=source,
-        text=text if whole is None else whole,
-        kind=kind,
-        label=label,
-        namespace=namespace,
         values=wanted,
         remote=remote,
-        send=None if send is None else frozenset(send),
-        kept=frozenset(kept),
         assigned=frozenset(source.assigned | captured.assigned) - kept,
-        check=tuple(sorted(touched & (set(wanted) | set(remote)))) if outputs is None and kind == "cell" else (),
-        outputs=outputs,
+        check=tuple(sorted(touched & (set(wanted) | set(remote)))) if by_itself else (),
         modules=modules,
         files=files,
-        collect=collect,
-        returns=returns,
-        limit=limit,
-        budget=budget,
         notes=tuple(notes),
-        packages=asked | {"install": install, "requires_ipython": False},
+        packages=asked | {"install": choice.install, "requires_ipython": False},
         index_env=index_env,
     )
 

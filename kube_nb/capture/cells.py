@@ -25,7 +25,7 @@ def cell_sources(cargo: Cargo) -> dict[str, str]:
         for name in names
         if len(linecache.cache.get(name, ())) == 4 and not os.path.exists(name)
     }
-    texts[cargo.source.filename] = cargo.text
+    texts[cargo.source.filename] = cargo.work.source if cargo.work.text is None else cargo.work.text
     return {name: _ENV_FLAGS.sub(_hidden, text) for name, text in texts.items()}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from kube_nb.backends.base import Backend, Bundle, Finding
 from kube_nb.capture.bundle import pack, repack
 from kube_nb.capture.cargo import Cargo, load_cargo
+from kube_nb.capture.work import Choice, Work
 from kube_nb.config import Settings
 from kube_nb.errors import BadValue, NotFound, Refused, StorageFailed
 from kube_nb.jobs.assign import ABSENT, BEFORE, JOURNAL, fingerprints
@@ -21,7 +22,7 @@ from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Entry, Journal
 from kube_nb.jobs.outputs import kernel_namespace, size_text
 from kube_nb.options import Options
-from kube_nb.spec import JobSpec, Task, new_job_id, spec_from
+from kube_nb.spec import JobSpec, new_job_id, spec_from
 
 Progress = Callable[[float, float | None, str], None]
 """Called with (done, total, words) during work that may take long."""
@@ -43,7 +44,6 @@ class Plan:
     cargo: Cargo
     settings: Settings
     findings: list[Finding]
-    notebook: str = ""
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     progress: Progress | None = None
 
@@ -53,20 +53,7 @@ class Plan:
         backend: Backend,
         options: Options,
         settings: Settings,
-        *,
-        source: str,
-        namespace: dict[str, Any],
-        task: Task,
-        values: Mapping[str, Any],
-        name: str,
-        filename: str,
-        first_line: int,
-        text: str | None,
-        transform: Callable[[str], str] | None,
-        returns: bool,
-        plain: bool,
-        root: Path,
-        notebook: str,
+        work: Work,
         progress: Progress | None,
     ) -> Plan:
         """Look at everything that can be known before anything is written.
@@ -75,42 +62,29 @@ class Plan:
             SyntaxError, MissingName, CannotRunThere, BadValue, BadFlag, Refused.
         """
         env = options.variables(settings)
-        spec = options.spec(task, settings, default_name=name, env_names=env)
+        spec = options.spec(work.task, settings, default_name=work.name, env_names=env)
         findings = backend.check(spec)
         errors = [finding for finding in findings if finding.level == "error"]
         if errors:
             first = errors[0].reason
             raise Refused(what=first.what, why=first.why, next=first.next, findings=tuple(findings))
-        cargo = load_cargo(
-            source,
-            namespace,
-            kind=task.kind,
-            label=task.label,
-            values=values,
-            send=options.send,
-            keep=options.keep,
-            outputs=options.outputs if not plain else (),
+        choice = Choice(
+            send=None if options.send is None else frozenset(options.send),
+            keep=frozenset(options.keep),
+            outputs=() if work.task.kind == "script" else options.outputs,
             include=options.include,
             collect=options.collect,
-            filename=filename,
-            first_line=first_line,
-            whole=text,
-            transform=transform,
-            returns=returns,
-            plain=plain,
             packages=spec.environment.packages,
             install=spec.environment.install,
-            root=root,
             limit=settings.get("return_limit"),
             budget=settings.get("compare_budget"),
         )
         return cls(
             backend=backend,
             spec=spec,
-            cargo=cargo,
+            cargo=load_cargo(work, choice),
             settings=settings,
             findings=findings,
-            notebook=notebook,
             env=env,
             progress=progress,
         )
@@ -135,8 +109,12 @@ class Plan:
         key = secrets.token_bytes(32)
         bundle = pack(self.cargo, self.spec, state=state, key=key, progress=self.progress)
         bundle = replace(bundle, env={**self.env, **bundle.env})
-        may_return = {*self.cargo.assigned, *self.cargo.check} if self.cargo.outputs is None else {*self.cargo.outputs}
-        before = {name: self.cargo.namespace.get(name, ABSENT) for name in may_return}
+        may_return = (
+            {*self.cargo.assigned, *self.cargo.check}
+            if self.cargo.choice.outputs is None
+            else {*self.cargo.choice.outputs}
+        )
+        before = {name: self.cargo.work.namespace.get(name, ABSENT) for name in may_return}
         entry = Entry(
             id=self.spec.id,
             name=self.spec.name,
@@ -146,13 +124,13 @@ class Plan:
             key=key.hex(),
             nodes=self.spec.resources.nodes,
             procs=self.spec.resources.procs,
-            notebook=self.notebook,
+            notebook=self.cargo.work.notebook,
             before=fingerprints(before) if detached else {n: None if v is ABSENT else "" for n, v in before.items()},
             notes=self.notes,
             spec=asdict(self.spec),
             sent=[*self.cargo.values, *self.cargo.remote],
             shipped=bundle.size,
-            returns=self.cargo.returns,
+            returns=self.cargo.work.returns,
         )
         journal = Journal(state)
         job = _create(self.backend, self.spec, bundle, entry, journal)
@@ -174,7 +152,7 @@ class Plan:
             rows.append(("packages", ", ".join(environment.packages)))
         if environment.env_names:
             rows.append(("variables", ", ".join(environment.env_names) + " (values are never shown)"))
-        outputs = self.cargo.outputs
+        outputs = self.cargo.choice.outputs
         back = "what the cell assigns or changes" if outputs is None else ", ".join(outputs) or "nothing"
         rows.append(("returns", back))
         return rows + [("note", note) for note in self.notes]

@@ -16,27 +16,27 @@ from kube_nb.magics.draw import Board, Screen
 from kube_nb.spec import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from IPython.core.interactiveshell import InteractiveShell
 
+    from kube_nb.capture.work import Work
+    from kube_nb.client import Client
     from kube_nb.jobs.job import Job
-    from kube_nb.jobs.submit import Plan
 
 _LONG = 2.0
 """Seconds after which packing shows its progress."""
 
 
-def send(shell: InteractiveShell, plan: Callable[[Any], Plan], *, detached: bool) -> tuple[Job, Board]:
+def send(shell: InteractiveShell, client: Client, work: Work, *, detached: bool) -> tuple[Job, Board]:
     """Submit, with a card that tells how far packing is where that takes long."""
     board = Board(shell, secrets.token_hex(4))
     started = time.monotonic()
 
     def progress(done: float, total: float | None, text: str) -> None:
         if time.monotonic() - started >= _LONG:
-            board.draw(Card(job="…", label="", where="", phase="Sending", progress=(done, total, text)))
+            label, where = work.task.label, client.backend.where
+            board.draw(Card(job="…", label=label, where=where, phase="Sending", progress=(done, total, text)))
 
-    job = plan(progress).submit(detached=detached)
+    job = client.plan(work, progress=progress).submit(detached=detached)
     board.draw(snapshot(job))
     return job, board
 

@@ -21,6 +21,7 @@ class TrainMagics(KubeMagics):
     @helped("kube_train", FLAGS, "Run this cell, or the call after the flags, as a job and bring its results back.")
     def kube_train(self, line: str, cell: str | None = None) -> Any:
         """Run this cell, or the call after the flags, as a job and bring its results back."""
+        from kube_nb.capture.work import Work
         from kube_nb.errors import BadFlag
         from kube_nb.magics.place import place_of, session_of
         from kube_nb.magics.run import attend, send, watch
@@ -33,28 +34,23 @@ class TrainMagics(KubeMagics):
             raise BadFlag(what="there is nothing to run", next="write the call after the flags")
         place = place_of(shell, body)
         client = self.client(**options_of(args, SUBMIT))
-        transform = shell.transform_cell
-
-        def plan(progress: Any) -> Any:
-            return client.plan(
-                body,
-                shell.user_ns,
-                task=Task(kind="cell", label=place.label),
-                filename=place.filename,
-                first_line=place.first_line,
-                text=place.text,
-                transform=transform,
-                returns=cell is None,
-                notebook=session_of(shell),
-                progress=progress,
-            )
-
+        work = Work(
+            source=body,
+            namespace=shell.user_ns,
+            task=Task(kind="cell", label=place.label),
+            filename=place.filename,
+            first_line=place.first_line,
+            text=place.text,
+            transform=shell.transform_cell,
+            returns=cell is None,
+            notebook=session_of(shell),
+        )
         if args.given & {"dry_run"}:
             from kube_nb.widgets.tables import Table
 
-            return Table(("", ""), plan(None).describe(), caption="Nothing was sent.")
+            return Table(("", ""), client.plan(work).describe(), caption="Nothing was sent.")
         detached = "detach" in args.given
-        job, board = send(shell, plan, detached=detached)
+        job, board = send(shell, client, work, detached=detached)
         if "job" in args.given:
             shell.push({args.values["job"]: job})
         if detached:

@@ -108,11 +108,11 @@ def _trimmed(exception: BaseException) -> traceback.TracebackException:
 
 
 def _persons(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
-    """Frames from where the sent code begins, without those of the runner, of IPython between them, and of `import`."""
+    """Frames from where the sent code begins, without ours, those of IPython between them, and of `import`."""
     frames = list(stack)
     begins = max((number for number, frame in enumerate(frames) if frame.filename == _EXECUTE), default=-1)
-    ipython = getattr(sys.modules.get("IPython"), "__file__", None)
-    folders = (_OURS + os.sep, *([os.path.dirname(ipython) + os.sep] if ipython else []), *_MADE_UP)
+    modules = [getattr(sys.modules.get(name), "__file__", None) for name in ("IPython", "kube_nb")]
+    folders = (_OURS + os.sep, *(os.path.dirname(file) + os.sep for file in modules if file), *_MADE_UP)
     return [frame for frame in frames[begins + 1 :] if not frame.filename.startswith(folders)]
 
 

@@ -264,7 +264,9 @@ class Node:
             full = output.broken is not None and ending.disk_is_full(output.broken)
             record |= {"code": "OutOfDisk" if full else "RunnerFault", "evalue": "the job's output cannot be written"}
             written = self._write_end(record)
-        return ending.CODES[record["code"] if written else "OutOfDisk"]
+        status = ending.CODES[record["code"]]
+        # Only the higher statuses say by themselves how it ended.
+        return status if written or status > 1 else ending.CODES["OutOfDisk"]
 
     def _write_end(self, record: dict[str, Any]) -> bool:
         """False: there is no room for it, which the exit status then tells."""

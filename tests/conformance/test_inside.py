@@ -157,3 +157,10 @@ def test_an_output_of_the_notebooks_class_is_of_that_class(cell):
 def test_an_output_of_a_failed_job_is_there(cell):
     kernel = cell(send="import kube_nb as kn\nkn.output('best', 7)\n1 / 0", fails=True)
     assert kernel.job.outputs["best"] == 7
+
+
+def test_a_report_that_is_no_number_is_the_persons_error(cell):
+    kernel = cell(send="import kube_nb as kn\nkn.report(loss='a word')", fails=True)
+    assert (kernel.error.ename, "loss" in kernel.error.evalue) == ("TypeError", True)
+    assert "kn.report(loss='a word')" in kernel.error.text
+    assert "inside.py" not in kernel.error.text

@@ -131,7 +131,8 @@ def test_the_doctor_speaks_to_programs(kube_nb):
     assert all(check["state"] == "ok" for check in checks if check["name"] == "python")
 
 
-def test_a_setting_is_saved_and_shown_with_where_it_came_from(kube_nb):
+def test_a_setting_is_saved_and_shown_with_where_it_came_from(kube_nb, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     kube_nb("config", "return_limit=1MB")
     shown = next(line for line in kube_nb("config").stdout.splitlines() if line.startswith("return_limit"))
     assert "1MB" in shown or "1000000" in shown
