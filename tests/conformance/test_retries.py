@@ -7,6 +7,8 @@ import pytest
 from kube_nb.spec import Phase
 from tests.conformance.sending import Sender, code, events, tail
 
+pytestmark = pytest.mark.slow
+
 COUNT = (
     "import kube_nb as kn\nfrom pathlib import Path\n"
     "seen = Path(kn.checkpoint_dir(), 'seen')\n"

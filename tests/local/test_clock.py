@@ -18,6 +18,8 @@ from kube_nb.spec import Phase
 from tests.conformance.kernel import until
 from tests.conformance.sending import Sender, code, ended, gone, running, tail
 
+pytestmark = pytest.mark.slow
+
 DAY, YEAR = 86_400.0, 31_536_000.0
 # The clock is right for a moment, and wrong from then on.
 JUMP = """

@@ -16,6 +16,8 @@ from kube_nb.spec import Phase
 from tests.conformance.sending import Sender, code, ended, events, running, tail
 from tests.local.small_disk import make_read_only, make_writable, small_disk
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 
