@@ -20,7 +20,10 @@ from urllib.request import Request, urlopen
 def main(lock: Path) -> int:
     stanza = re.search(r"^pip==(?:.*\\\n)+.*", lock.read_text(), re.MULTILINE)
     digests = set(re.findall(r"sha256:([0-9a-f]{64})", stanza[0])) if stanza else set()
-    page = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
+    index = os.environ.get("PIP_INDEX_URL")
+    if not index:
+        return fail("this Python has no ensurepip, and PIP_INDEX_URL names no index to take pip from")
+    page = index.rstrip("/") + "/pip/"
     with urlopen(Request(page, headers={"Accept": "application/vnd.pypi.simple.v1+json"})) as answer:
         files = json.load(answer)["files"]
     for file in files:

@@ -23,8 +23,6 @@ from packaging.version import InvalidVersion, Version
 
 from kube_nb.runner.installer import CREDENTIALS
 
-PYPI = "https://pypi.org/simple"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
@@ -293,7 +291,7 @@ def serving(index: Index, tags: frozenset[Tag], fetch: Fetch) -> Serves:
 
 def _files(index: Index, name: str, fetch: Fetch) -> list[tuple[str, int | None]] | None:
     found: list[tuple[str, int | None]] = []
-    urls = () if index.no_index else (index.url or PYPI, *index.extra)
+    urls = () if index.no_index else tuple(filter(None, (index.url, *index.extra)))  # those that were configured
     try:
         for url in urls:
             found += _read_page(fetch(f"{url}/{quote(name)}/"))

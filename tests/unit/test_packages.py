@@ -334,14 +334,14 @@ def offers(serves: Serves, versions: Iterable[str]) -> list[Offer]:
 
 
 def test_what_an_index_serves_is_read_from_its_page() -> None:
-    asked, fetch = fetching({"https://pypi.org/simple/torch/": JSON_PAGE})
-    serves = serving(Index(), LINUX.tags(), fetch)
+    asked, fetch = fetching({"https://index.example/simple/torch/": JSON_PAGE})
+    serves = serving(Index(url="https://index.example/simple"), LINUX.tags(), fetch)
     assert offers(serves, ["2.5.1", "2.5.1+cpu", "2.4.0"]) == [
         Offer(found=True, size=906_400_000),
         Offer(found=False),
         Offer(found=True, size=1),
     ]
-    assert asked == ["https://pypi.org/simple/torch/"]
+    assert asked == ["https://index.example/simple/torch/"]
 
 
 def test_further_indexes_and_directories_count(tmp_path: Path) -> None:
@@ -356,4 +356,4 @@ def test_an_index_that_does_not_answer_is_not_known_to_lack_anything() -> None:
     def fetch(url: str) -> bytes:
         raise ConnectionRefusedError
 
-    assert serving(Index(), LINUX.tags(), fetch)("torch", "2.5.1") == Offer(found=None)
+    assert serving(Index(url="https://index.example/simple"), LINUX.tags(), fetch)("torch", "2.5.1") == Offer(found=None)
