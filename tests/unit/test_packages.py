@@ -356,4 +356,6 @@ def test_an_index_that_does_not_answer_is_not_known_to_lack_anything() -> None:
     def fetch(url: str) -> bytes:
         raise ConnectionRefusedError
 
-    assert serving(Index(url="https://index.example/simple"), LINUX.tags(), fetch)("torch", "2.5.1") == Offer(found=None)
+    assert serving(Index(url="https://index.example/simple"), LINUX.tags(), fetch)("torch", "2.5.1") == Offer(
+        found=None
+    )
