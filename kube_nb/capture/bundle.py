@@ -31,6 +31,7 @@ from kube_nb.runner.objects import Objects
 from kube_nb.spec import Digest, JobSpec
 
 Progress = Callable[[float, float | None, str], None]
+"""Called with (done, total, words) during work that may take long."""
 AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 

@@ -6,13 +6,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.base import Backend, Bundle, Finding
-from kube_nb.capture.bundle import pack, repack
+from kube_nb.capture.bundle import Progress, pack, repack
 from kube_nb.capture.cargo import Cargo, load_cargo
 from kube_nb.capture.work import Choice, Work
 from kube_nb.config import Settings
@@ -23,9 +23,6 @@ from kube_nb.jobs.journal import Entry, Journal
 from kube_nb.jobs.outputs import kernel_namespace, size_text
 from kube_nb.options import Options
 from kube_nb.spec import JobSpec, new_job_id, spec_from
-
-Progress = Callable[[float, float | None, str], None]
-"""Called with (done, total, words) during work that may take long."""
 
 
 @dataclass(frozen=True, kw_only=True)
