@@ -185,6 +185,7 @@ def test_a_stopped_rank_can_be_cancelled(send: Sender) -> None:
 def test_a_job_outlives_the_process_that_sent_it(send: Sender) -> None:
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # a fork that hangs would hold the pipes of the test run open
         try:
             send("import time\ntime.sleep(1)\nprint('done')", name="orphan")
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -155,11 +156,32 @@ def test_without_a_place_for_sockets_jobs_end_all_the_same(workshop, monkeypatch
     assert b"x\n" in b"".join(chunk.data for chunk in deaf.stream(job))
 
 
-def test_a_forked_kernel_hears_of_jobs_too(workshop):
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "while a watch comes and goes"])
+def test_a_forked_kernel_hears_of_jobs_too(workshop, busy):
     workshop.end(workshop.submit(""))  # the thread that a fork does not take along
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            workshop.backend.subscribe(lambda status: None).close()
+
+    others = threading.Thread(target=come_and_go)
+    if busy:
+        others.start()
+    try:
+        for _ in range(20 if busy else 1):
+            assert _hears_in_a_fork(workshop.backend)
+    finally:
+        stop.set()
+        if busy:
+            others.join()
+
+
+def _hears_in_a_fork(backend) -> bool:
     pid = os.fork()
     if pid == 0:
+        signal.alarm(int(PATIENCE))  # ends even a child that waits for a lock
         heard = threading.Event()
-        workshop.backend.subscribe(lambda status: heard.set())
+        backend.subscribe(lambda status: heard.set())
         os._exit(0 if heard.wait(PATIENCE) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 
 from kube_nb.backends.base import JobStatus
@@ -64,20 +65,22 @@ class Watch:
         self._state = state
         self._bus = bus
         self._statuses = statuses
-        self._guard = threading.Lock()
-        self._subscribed: tuple[Subscribed, ...] = ()
-        self._wake: int | None = None
-        self._process = os.getpid()
+        self._begin_anew()
+        _watches.add(self)
         # Below: of the watching thread alone.
         self._live: dict[str, int | None] = {}
         self._known: set[str] = set()
+
+    def _begin_anew(self) -> None:
+        """With nobody subscribed and no thread; a fork takes neither along, and may find the lock held for ever."""
+        self._guard = threading.Lock()
+        self._subscribed: tuple[Subscribed, ...] = ()
+        self._wake: int | None = None
 
     def add(self, callback: Callable[[JobStatus], None]) -> Subscribed:
         """Begin to call back, first with every job as it stands."""
         subscribed = Subscribed(self, callback)
         with self._guard:
-            if self._process != os.getpid():  # a fork has no threads: begin anew
-                self._process, self._wake, self._subscribed = os.getpid(), None, ()
             self._subscribed = (*self._subscribed, subscribed)
             if self._wake is None:
                 waits, self._wake = os.pipe()
@@ -169,3 +172,15 @@ def supervisor_end(job: JobDirectory) -> int | None:
         os.close(end)
         return None
     return end
+
+
+_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for watch in _watches:
+        watch._begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
