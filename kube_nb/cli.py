@@ -6,17 +6,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kube_nb.errors import KubeNbError
-from kube_nb.magics.flags import ALL_USERS, AS_JSON, FOLLOW, ON, RANK, SUBMIT
+from kube_nb.magics.flags import (
+    ALL_USERS,
+    AS_JSON,
+    FOLLOW,
+    FORCE_LOST,
+    NOTEBOOK,
+    NOTEBOOK_OPTIONS,
+    ON,
+    RANK,
+    RBAC,
+    SUBMIT,
+)
 from kube_nb.magics.grammar import split_list
+from kube_nb.magics.typed import typed
 
 if TYPE_CHECKING:
     from kube_nb.client import Client
     from kube_nb.jobs.job import Job
+    from kube_nb.jobs.submit import Plan
     from kube_nb.magics.grammar import Flag
+    from kube_nb.notebooks.send import NotebookPlan
 
 _USAGE_ERROR = 2
 
@@ -27,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0: it was done; 1: the job failed, or something stands against it; 2: the words are off; 130: interrupted.
     """
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_paired(sys.argv[1:] if argv is None else argv))
     try:
         return int(args.run(args) or 0)
     except KubeNbError as error:
@@ -41,6 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `kube-nb logs x | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _paired(argv: Sequence[str]) -> list[str]:
+    """The words of a command, where papermill's `-p NAME VALUE` has become `-p NAME=VALUE`."""
+    words, rest = [], list(argv)
+    while rest:
+        words.append(rest.pop(0))
+        if argv[0] == "notebook" and words[-1] in ("-p", "-r") and rest:
+            name = rest.pop(0)
+            words.append(name if "=" in name or not rest else f"{name}={rest.pop(0)}")
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,17 +83,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("file", metavar="FILE.py")
     run.add_argument("--detach", action="store_true", help="print the id of the job and leave")
     run.add_argument("--wait", action="store_true", help="nobody watches: an interrupt cancels the job")
+    notebook = command("notebook", _notebook, "run a notebook as a job", (*NOTEBOOK_OPTIONS, *NOTEBOOK))
+    notebook.add_argument("file", metavar="FILE.ipynb")
+    notebook.add_argument("--detach", action="store_true", help="print the id of the job and leave")
+    notebook.add_argument("--wait", action="store_true", help="nobody watches: an interrupt cancels the job")
     command("jobs", _jobs, "list your jobs, the newest first", (ON, ALL_USERS, AS_JSON))
     for name, function, help, flags in (
         ("logs", _logs, "print what a job printed", (ON, FOLLOW, RANK)),
         ("attach", _attach, "replay a job from its first line and follow it", (ON,)),
-        ("cancel", _cancel, "ask a job to end, and wait until it has", (ON,)),
+        ("cancel", _cancel, "ask a job to end, and wait until it has", (ON, FORCE_LOST)),
         ("delete", _delete, "remove a job and all that is left of it", (ON,)),
         ("rerun", _rerun, "run a job again with what it was sent with", (ON,)),
     ):
         sub = command(name, function, help, flags)
         sub.add_argument("job", nargs="?", metavar="JOB", help="id, name or unique prefix; default: the last one")
-    command("doctor", _doctor, "say what works here and what is missing", (ON, AS_JSON))
+    command("doctor", _doctor, "say what works here and what is missing", (ON, AS_JSON, RBAC))
     clean = command("clean", _clean, "remove your jobs that ended long ago", (ON,))
     clean.add_argument("--older-than", metavar="DURATION", help="e.g. 12h or 7d; default: the setting retention_days")
     clean.add_argument("--dry-run", action="store_true", help="say which, remove none")
@@ -80,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
     if flag.kind == "switch":
         parser.add_argument(*flag.names, dest=flag.dest, action="store_true", default=None, help=flag.help)
-    elif flag.kind in ("list", "pair"):
+    elif flag.kind in ("list", "pair", "param"):
         parser.add_argument(*flag.names, dest=flag.dest, action="append", metavar=flag.metavar, help=flag.help)
     else:
         choices = flag.choices or None
@@ -94,20 +123,63 @@ def _client(args: Any, **options: Any) -> Client:
     return Client(on=args.on, **options)
 
 
-def _run(args: Any) -> int:
-    options = {flag.dest: getattr(args, flag.dest) for flag in SUBMIT if flag.dest != "on"}
-    for flag in SUBMIT:
+def _options(args: Any, flags: Sequence[Flag]) -> dict[str, Any]:
+    options = {flag.dest: getattr(args, flag.dest) for flag in flags if flag.dest != "on"}
+    for flag in flags:
         if flag.kind in ("list", "pair") and options.get(flag.dest) is not None:
             options[flag.dest] = [
                 part for text in options[flag.dest] for part in split_list(text, pairs=flag.kind == "pair")
             ]
-    client = _client(args, **options)
+    return options
+
+
+def _run(args: Any) -> int:
+    client = _client(args, **_options(args, SUBMIT))
+    return _send(args, client, client.plan_script(args.file))
+
+
+def _notebook(args: Any) -> int:
+    # Where it is installed, jsonschema builds a grammar of all URIs at import: a second, for a check nobody asks for.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    from kube_nb.errors import BadValue
+    from kube_nb.notebooks.parameters import gather, value_of
+
+    def named(texts: Sequence[str] | None, read: Callable[[str], Any]) -> dict[str, Any]:
+        pairs = [text.partition("=") for text in texts or ()]
+        for name, _, _ in pairs:
+            if not name.isidentifier():
+                raise BadValue(what=f"`{name}` is not a name of a parameter", next="write -p NAME VALUE")
+        return {name: read(value) for name, _, value in pairs}
+
+    client = _client(args, **_options(args, NOTEBOOK_OPTIONS))
+    parameters = gather(
+        files=args.parameters_file or (),
+        yaml=args.parameters_yaml,
+        typed=named(args.p, lambda text: value_of(typed(text))),
+        raw=named(args.parameters_raw, str),
+    )
+    plan = client.plan_notebook(
+        args.file,
+        parameters,
+        output=args.output,
+        kernel=args.kernel,
+        report_mode=bool(args.report_mode),
+        html=bool(args.html),
+        cell_timeout=args.cell_timeout,
+        start_timeout=args.start_timeout or 60,
+    )
+    return _send(args, client, plan)
+
+
+def _send(args: Any, client: Client, plan: Plan | NotebookPlan) -> int:
+    """Submit what is planned and follow it, or say what would be submitted."""
     if args.dry_run:
         print("nothing was sent")
-        for word, text in client.plan_script(args.file).describe():
+        for word, text in plan.describe():
             print(f"{word:<10} {text}")
+        print(plan.manifests(), end="")
         return 0
-    job = client.script(args.file)
+    job = plan.submit()
     if args.detach:
         print(job.id)
         return 0
@@ -132,7 +204,7 @@ def _follow(job: Job, *, interactive: bool, on_interrupt: str = "detach") -> int
 
     try:
         with watched(interactive=interactive):
-            for line in job.logs(follow=True):
+            for line in _lines(job):
                 sys.stdout.write(line)
                 sys.stdout.flush()
             job.wait()
@@ -147,6 +219,20 @@ def _follow(job: Job, *, interactive: bool, on_interrupt: str = "detach") -> int
     elif reason is not None:
         print(f"kube-nb: {failed(job.id, reason)}", file=sys.stderr)
     return 1
+
+
+def _lines(job: Job) -> Iterator[str]:
+    """What a job prints; of a notebook, stderr is told which cell runs."""
+    from kube_nb.notebooks.job import NotebookJob
+
+    if not isinstance(job, NotebookJob):
+        yield from job.logs(follow=True)
+        return
+    for progress, line in job.lines():
+        if progress:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            yield line
 
 
 def _jobs(args: Any) -> None:
@@ -173,7 +259,7 @@ def _attach(args: Any) -> int:
 
 def _cancel(args: Any) -> None:
     job = _client(args).job(args.job)
-    job.cancel()
+    job.cancel(force_lost=bool(args.force_lost))
     print(f"job {job.id} is {job.wait().phase}")
 
 
@@ -194,15 +280,20 @@ def _rerun(args: Any) -> int:
 def _doctor(args: Any) -> int:
     from dataclasses import asdict
 
-    from kube_nb.doctor import examine
+    from kube_nb.doctor import examine, to_apply
 
-    checks = examine(_client(args))
+    client = _client(args)
+    if args.rbac:
+        print(client.grant(), end="")
+        return 0
+    checks = examine(client)
     if args.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
         from kube_nb.widgets.tables import Table
 
-        print(Table(("check", "state", ""), [(c.name, c.state, c.text) for c in checks]).text())
+        rows = [(check.name, check.state, check.text) for check in checks]
+        print(Table(("check", "state", ""), rows, after=to_apply(checks)).text())
     return int(any(check.state == "error" for check in checks))
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from kube_nb.backends import open_backend
 from kube_nb.capture.work import Work
 from kube_nb.config import Settings
-from kube_nb.errors import NotFound
+from kube_nb.errors import KubeNbError, NotFound
 from kube_nb.jobs.interrupts import Terminated, ending, interrupted, somebody_watches, watched
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Journal
@@ -25,9 +25,13 @@ from kube_nb.spec import JobId, Phase, Task
 if TYPE_CHECKING:
     from kube_nb.backends.base import Backend, Finding, JobStatus
     from kube_nb.jobs.submit import Plan, Progress
+    from kube_nb.notebooks.job import NotebookJob
+    from kube_nb.notebooks.send import NotebookPlan
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_BEING_MADE = 600
+"""Seconds that a submit may take, from the line in the journal to the job."""
 CALL = "__kube_nb_call__"
 _CALL_SOURCE = f"{CALL}[0](*{CALL}[1], **{CALL}[2])"
 
@@ -61,19 +65,19 @@ class Client:
     @functools.cached_property
     def backend(self) -> Backend:
         """Where this client's jobs run."""
-        target = self._options.on
-        if target is None:
-            # A job inside a job stays on its machine unless a target is named.
-            target = "local" if "KUBE_NB_JOB" in os.environ else str(self._settings.get("on"))
-        target, _, namespace = (target, "", "") if target == "local" else target.partition("/")
-        if namespace:
-            self._options = replace(self._options, namespace=namespace)
-        return open_backend(target, self._settings)
+        return open_backend(self._target, self.settings.with_layer("flag", {"namespace": self._options.namespace}))
 
     @property
+    def _target(self) -> str:
+        if self._options.on is not None:
+            return self._options.on
+        # A job inside a job stays on its machine unless a target is named.
+        return "local" if "KUBE_NB_JOB" in os.environ else str(self._settings.get("on"))
+
+    @functools.cached_property
     def settings(self) -> Settings:
-        """What decides where an option was not given."""
-        return self._settings
+        """What decides where an option was not given; a named target's own defaults are among it."""
+        return self._settings.for_target(self._target)
 
     @property
     def on_interrupt(self) -> str:
@@ -146,6 +150,77 @@ class Client:
         )
         return self.plan(work)
 
+    def notebook(
+        self,
+        path: str | Path,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        output: str | Path | None = None,
+        **how: Any,
+    ) -> NotebookJob:
+        """Run a notebook as a job. While it runs, the executed notebook grows at `output`.
+
+        Args:
+            path: of the notebook. Modules beside it travel; files do with the option `include`.
+            parameters: by name, checked against the notebook's own; each arrives exactly as it is.
+            output: `{name}` in it stands for a parameter, as with papermill; None: it is kept with the job alone.
+            how: further arguments of `plan_notebook`.
+
+        Raises:
+            NotFound, BadValue: there is no such notebook, or it has no such parameter.
+            Refused: the target says no; `.findings` tells why.
+        """
+        job = self.plan_notebook(path, parameters, output=output, **how).submit()
+        job.grow()
+        return job
+
+    def plan_notebook(
+        self,
+        path: str | Path,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        output: str | Path | None = None,
+        kernel: str | None = None,
+        report_mode: bool = False,
+        html: bool = False,
+        cell_timeout: str | float | None = None,
+        start_timeout: str | float = 60,
+        session: str = "",
+    ) -> NotebookPlan:
+        """What `notebook` would do, with nothing sent yet.
+
+        Args:
+            kernel: instead of the one that the notebook names.
+            report_mode: hide the source of all cells.
+            html: keep a rendering with the job, and beside `output`.
+            cell_timeout: the most that a cell may take; start_timeout: that its kernel may take to start.
+            session: of the kernel that sends it.
+        """
+        try:
+            from kube_nb.notebooks.prepare import prepare
+        except ImportError as error:
+            raise NotFound(
+                what="notebooks cannot be sent from here",
+                why=f"{error.name or 'papermill'} is not installed: {error}",
+                next="pip install 'kube-nb[notebooks]'",
+            ) from error
+        from kube_nb.notebooks.send import NotebookPlan, Running
+
+        prepared = prepare(path, parameters, output=output, kernel=kernel, report_mode=report_mode)
+        running = Running.parse(html=html, cell_timeout=cell_timeout, start_timeout=start_timeout)
+        plan = self.for_notebook(prepared.settings).plan
+        return NotebookPlan.make(plan, prepared, running, session=session)
+
+    def for_notebook(self, metadata: Mapping[str, Any]) -> Client:
+        """This client with what a notebook's metadata sets, which is weaker than variables and flags.
+
+        Raises:
+            BadValue, Locked: it sets what does not exist, or what the site has locked.
+        """
+        client = Client(settings=self._settings.with_layer("notebook", metadata))
+        client._options = self._options
+        return client
+
     def plan(self, work: Work, *, progress: Progress | None = None) -> Plan:
         """What a submit would do, with nothing sent yet: what travels, how large it is, what stands against it.
 
@@ -160,7 +235,7 @@ class Client:
 
         # The target first: it may give the namespace, and what is no target is said before anything is packed.
         backend = self.backend
-        return Plan.make(backend, self._options, self._settings, work, progress)
+        return Plan.make(backend, self._options, backend.site(self.settings), work, progress)
 
     # Finding --------------------------------------------------------------------------------------------------------
 
@@ -170,8 +245,19 @@ class Client:
         return Journal(Path(self._settings.get("state_dir")))
 
     def statuses(self, *, all_users: bool = False) -> list[JobStatus]:
-        """What the target says of each job, newest first."""
-        return self.backend.list(all_users=all_users)
+        """What the target says of each job, newest first. A submit from here that was cut off is completed."""
+        statuses = self.backend.list(all_users=all_users)
+        return self.backend.list(all_users=all_users) if self._complete(statuses) else statuses
+
+    def _complete(self, statuses: list[JobStatus]) -> bool:
+        """Submit again what was cut off half-way; True: something has changed."""
+        from kube_nb.jobs.settle import complete, cut_off
+
+        changed = False
+        for id in cut_off(statuses):
+            with contextlib.suppress(KubeNbError):  # the job's own reason still tells how it stands
+                changed |= complete(id, self.backend, self.journal, Path(self._settings.get("state_dir")))
+        return changed
 
     def jobs(self, *, all_users: bool = False) -> list[Job]:
         """One's own jobs on this target, newest first."""
@@ -214,7 +300,16 @@ class Client:
             entry = self.journal.read(id)
         except NotFound:
             entry = None  # submitted from another machine: it is shown, but nothing of it is loaded
-        return Job(self.backend, id, entry)
+        return self._as_it_is(Job(self.backend, id, entry), mine=False)
+
+    @staticmethod
+    def _as_it_is(job: Job, *, mine: bool) -> Job:
+        """A notebook's job can do more than others."""
+        if job.entry is None or not job.entry.run:
+            return job
+        from kube_nb.notebooks.job import NotebookJob
+
+        return NotebookJob.of(job, mine=mine)
 
     def rerun(self, job: Job) -> Job:
         """Submit what a job was sent with once more; variables are those of this process.
@@ -225,7 +320,7 @@ class Client:
         """
         from kube_nb.jobs.submit import rerun
 
-        return rerun(job, self.backend, self._settings)
+        return self._as_it_is(rerun(job, self.backend, self.backend.site(self.settings)), mine=True)
 
     def delete(self, job: Job) -> None:
         """Remove a job, what is left of it and its line in the journal."""
@@ -235,12 +330,17 @@ class Client:
     def clean(self, *, older_than: float | None = None, dry_run: bool = False) -> list[JobId]:
         """Remove one's own jobs that ended more than `older_than` seconds ago (default: the retention of the settings).
 
+        Jobs whose submit was cut off, and cannot be completed from here, go too.
+
         Returns:
             the ids that were, or with `dry_run` would be, removed.
         """
         age = float(self._settings.get("retention_days")) * 86400 if older_than is None else older_than
         limit = time.time() - age
-        old = [s.id for s in self.statuses() if s.phase.final and (s.ended or s.created) < limit]
+        from kube_nb.jobs.settle import cut_off
+
+        statuses = self.statuses()
+        old = [s.id for s in statuses if s.phase.final and (s.ended or s.created) < limit] + cut_off(statuses)
         if not dry_run:
             for id in old:
                 self.delete(self._job(id))
@@ -248,15 +348,22 @@ class Client:
         return old
 
     def _forget_what_is_gone(self) -> None:
-        """Lines of the journal whose job this target no longer has."""
+        """Lines of the journal whose job this target no longer has; a line is written before its job is made."""
         there = {status.id for status in self.statuses()}
         for id in self.journal.ids():
-            if id not in there and self.journal.read(id).target == self.backend.name:
+            entry = self.journal.read(id)
+            gone = id not in there and entry.created < time.time() - _BEING_MADE
+            if gone and entry.target == self.backend.name:
                 self.journal.remove(id)
 
     def check(self) -> list[Finding]:
         """What stands against a job with these options, before one is sent."""
-        return self.backend.check(self._options.spec(Task(), self._settings, default_name="check"))
+        settings = self.backend.site(self.settings)
+        return self.backend.check(self._options.spec(Task(), settings, default_name="check"))
+
+    def grant(self) -> str:
+        """The least that one must be allowed on this target, as YAML for whoever grants it."""
+        return self.backend.grant() or f"# {self.backend.name}: nobody has to allow anything\n"
 
 
 def on(target: str | None = None, **options: Any) -> Client:

@@ -1,9 +1,9 @@
 """The layers of the settings, and where each value came from.
 
-Weakest first: defaults, the site's file, the user's file, the nearest pyproject.toml, a notebook's metadata,
-`KUBE_NB_*`, `%kube_config`, a flag. The strongest layer that sets a setting wins. In a table (`labels`, `image_map`,
-`targets`) each entry counts by itself, so that a person adds a label to those of the site. Which settings there are
-stands in `settings.py`.
+Weakest first: defaults, the site (its file, and above it what the namespace of a target says), the user's file, the
+nearest pyproject.toml, a notebook's metadata, `KUBE_NB_*`, the named target that a job is sent to, `%kube_config`, a
+flag. The strongest layer that sets a setting wins. In a table (`labels`, `image_map`, `targets`) each entry counts by
+itself, so that a person adds a label to those of the site. Which settings there are stands in `settings.py`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from kube_nb.errors import BadValue, Locked
-from kube_nb.settings import SETTINGS, Setting, declared, near, table_of
+from kube_nb.settings import OF_NAMESPACE, PLACE_OF_TARGET, SETTINGS, Setting, declared, near, table_of
 from kube_nb.toml_file import Key, TomlFile, write_toml
 
 SITE = Path("/etc/kube-nb/config.toml")
 PREFIX = "KUBE_NB_"
-LAYERS = ("site", "user", "project", "notebook", "environment", "kernel", "flag")
+LAYERS = ("site", "user", "project", "notebook", "environment", "target", "kernel", "flag")
 """Weakest first; below them are the defaults."""
 
-Layer = Literal["default", "site", "user", "project", "notebook", "environment", "kernel", "flag"]
+Layer = Literal["default", "site", "user", "project", "notebook", "environment", "target", "kernel", "flag"]
 
 _NAME = re.compile(r"[\w-]+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -95,7 +95,7 @@ class Settings:
             Locked: a layer overrides what the site has locked.
         """
         user = user or _user_file()
-        locked, at_site = _site(site)
+        locked, at_site = _site(TomlFile.read(site))
         settings = cls(
             _layers={
                 "site": at_site,
@@ -118,13 +118,13 @@ class Settings:
             BadValue: there is no such setting.
         """
         key = _key(name)
-        setting = declared(key[0])
-        if len(key) <= setting.depth:
+        setting, depth = _meaning(key)
+        if len(key) <= depth:
             return self._table(key)
         for entries in self._strongest_first():
             if key in entries:
                 return entries[key].value
-        return None if setting.initial is None or setting.depth else setting.read(setting.initial)
+        return None if setting.initial is None or depth else setting.read(setting.initial)
 
     def origin(self, name: str) -> Origin:
         """Which layer set the value that holds; of a table: the strongest that set any of its entries."""
@@ -136,7 +136,7 @@ class Settings:
                     return Origin(cast("Layer", layer), entry.where)
         return Origin("default")
 
-    def with_layer(self, layer: Literal["kernel", "flag"], values: Mapping[str, Any]) -> Settings:
+    def with_layer(self, layer: Literal["notebook", "kernel", "flag"], values: Mapping[str, Any]) -> Settings:
         """These settings with a layer replaced; what is None is not set by it.
 
         Raises:
@@ -145,6 +145,8 @@ class Settings:
         """
 
         def where(key: Key) -> str:
+            if layer == "notebook":
+                return "the notebook's metadata"
             return f"--{key[0].replace('_', '-')}" if layer == "flag" else "%kube_config in this kernel"
 
         entries = _entries({name: value for name, value in values.items() if value is not None}, where)
@@ -163,6 +165,60 @@ class Settings:
         kept = {".".join(k): v for k, v in self._kernel_entries() if k[: len(key)] != key}
         return self.with_layer("kernel", {**kept, name: value})
 
+    def for_target(self, target: str) -> Settings:
+        """These settings as they hold for jobs that are sent to a target: NAME, or NAME/NAMESPACE.
+
+        What a named target says is stronger than what is said for all targets, but for `%kube_config` and flags, which
+        are said later. A target without a name changes nothing.
+
+        Raises:
+            Locked: the target overrides what the site has locked.
+        """
+        named = self._table(("targets",))
+        name = target if target in named else target.rpartition("/")[0]
+        ours: dict[Key, _Entry] = {}
+        foreign: dict[Key, _Entry] = {}
+        for layer in LAYERS:
+            for key, entry in self._layers.get(layer, {}).items():
+                if key[:2] == ("targets", name) and key[2] not in PLACE_OF_TARGET:
+                    ours[key[2:]] = entry
+                    if layer == "site":  # the site may contradict itself
+                        foreign.pop(key[2:], None)
+                    else:
+                        foreign[key[2:]] = entry
+        self._guard(foreign)
+        return replace(self, _layers={**self._layers, "target": ours})
+
+    def with_site(self, text: str, called: str) -> Settings:
+        """These settings where the site says more: TOML that a target's namespace keeps for all its users.
+
+        It is stronger than the site's file, which is of one machine, but for what that file locks: of the two, only
+        the file is out of reach of the namespace's users. What a namespace has no say in, and what this version does
+        not know, is left out: one text serves people with other versions too.
+
+        Args:
+            called: how errors and tables name it.
+
+        Raises:
+            BadValue: it is no TOML, or a value means nothing.
+            Locked: a layer overrides what it locks.
+        """
+        locks, entries = _site(TomlFile.parse(text, Path(called)), OF_NAMESPACE)
+        patch = entries.get(("patch",))
+        if patch is not None and isinstance(patch.value, str):
+            raise BadValue(what=f"`patch` names a file ({patch.where})", next="write the patch itself, as a table")
+        held = {key: entry for key, entry in entries.items() if not self._lock(key)}
+        told = replace(
+            self,
+            _layers={**self._layers, "site": {**self._layers["site"], **held}},
+            _locks={**locks, **self._locks},
+        )
+        own = {id(entry) for entry in self._layers["site"].values()}
+        for layer in LAYERS[1:]:
+            entries = self._layers.get(layer, {})
+            told._guard({key: entry for key, entry in entries.items() if id(entry) not in own})
+        return told
+
     @property
     def kernel(self) -> Mapping[str, Any]:
         """What is set for this kernel, as `load(kernel=...)` takes it."""
@@ -177,13 +233,13 @@ class Settings:
             StorageFailed: the file cannot be written.
         """
         key = _key(name)
-        setting = declared(key[0])
+        declared(key[0])
         entries = {} if value is None else _entries({name: value}, lambda _: "")
         self._guard(entries)
         _file(self._user_file)  # what is broken already is told before anything is written
         write_toml(
             self._user_file,
-            {leaf: _plain(entry.written if setting.as_written else entry.value) for leaf, entry in entries.items()},
+            {leaf: _plain(_shown(leaf, entry)) for leaf, entry in entries.items()},
             without=key,
         )
         return replace(self, _layers={**self._layers, "user": _file(self._user_file)})
@@ -195,10 +251,7 @@ class Settings:
             keys = sorted({key for layer in self._layers.values() for key in layer if key[0] == name}) or [(name,)]
             for key in keys:
                 entry = next((layer[key] for layer in self._strongest_first() if key in layer), None)
-                if entry is None:
-                    shown = setting.initial
-                else:
-                    shown = entry.written if setting.as_written else entry.value
+                shown = setting.initial if entry is None else _shown(key, entry)
                 text = _CREDENTIALS.sub("***", _display(shown))
                 rows.append(Row(".".join(key), text, self.origin(".".join(key)), self._lock(key)))
         return rows
@@ -232,15 +285,42 @@ class Settings:
                 raise Locked(
                     what=f"`{'.'.join(key)}` cannot be changed" + (f" ({entry.where})" if entry.where else ""),
                     why=f"{file} locks it",
-                    next="leave it out, or ask whoever keeps that file",
+                    next="leave it out, or ask whoever keeps that",
                 )
 
 
 def _key(name: str) -> Key:
     """`labels.team` is an entry of the table `labels`; the entry's own name may hold dots."""
-    first = name.split(".", 1)[0]
-    setting = SETTINGS.get(first)
-    return tuple(name.split(".", setting.depth)) if setting else (name,)
+    setting = SETTINGS.get(name.split(".", 1)[0])
+    return _parts(name, setting) if setting else (name,)
+
+
+def _parts(name: str, setting: Setting) -> Key:
+    parts = tuple(name.split(".", setting.depth))
+    inner = setting.entries.get(parts[-1].split(".", 1)[0]) if len(parts) > setting.depth else None
+    return (*parts[:-1], *_parts(parts[-1], inner)) if inner else parts
+
+
+def _meaning(key: Key) -> tuple[Setting, int]:
+    """What a key's value means, and how many names stand above a value.
+
+    Raises:
+        BadValue: there is no such setting, or no such entry of it.
+    """
+    setting = declared(key[0])
+    if not setting.entries or len(key) <= setting.depth:
+        return setting, setting.depth
+    entry = key[setting.depth]
+    if entry not in setting.entries:
+        nearest = near(entry, setting.entries) or ", ".join(sorted(setting.entries))
+        raise BadValue(what=f"`{'.'.join(key[1:])}` means nothing", next=f"did you mean {nearest}?")
+    inner = setting.entries[entry]
+    return inner, setting.depth + inner.depth
+
+
+def _shown(key: Key, entry: _Entry) -> Any:
+    """As a person reads it again."""
+    return entry.written if _meaning(key)[0].as_written else entry.value
 
 
 def _entries(values: Mapping[str, Any], where: Callable[[Key], str]) -> dict[Key, _Entry]:
@@ -248,21 +328,19 @@ def _entries(values: Mapping[str, Any], where: Callable[[Key], str]) -> dict[Key
     entries: dict[Key, _Entry] = {}
     for name, value in values.items():
         key = _key(name)
-        setting = declared(key[0], where(key))
+        declared(key[0], where(key))
         try:
-            for leaf, written in _leaves(key, value, setting):
-                entries[leaf] = _Entry(setting.read(written), written, where(leaf))
+            for leaf, written in _leaves(key, value):
+                entries[leaf] = _Entry(_meaning(leaf)[0].read(written), written, where(leaf))
         except BadValue as bad:
             source = f" ({where(key)})" if where(key) else ""
             raise BadValue(f"setting `{name}`{source}: {bad.what}", bad.why, bad.next) from None
     return entries
 
 
-def _leaves(key: Key, value: Any, setting: Setting) -> Iterator[tuple[Key, Any]]:
-    if len(key) > setting.depth:
-        if setting.entries and key[-1] not in setting.entries:
-            nearest = near(key[-1], setting.entries) or ", ".join(sorted(setting.entries))
-            raise BadValue(what=f"`{'.'.join(key[1:])}` means nothing", next=f"did you mean {nearest}?")
+def _leaves(key: Key, value: Any) -> Iterator[tuple[Key, Any]]:
+    setting, depth = _meaning(key)
+    if len(key) > depth:
         yield key, value
         return
     table = table_of(value)
@@ -271,7 +349,7 @@ def _leaves(key: Key, value: Any, setting: Setting) -> Iterator[tuple[Key, Any]]
     for name, entry in table.items():
         if setting.entries and len(key) == 1 and not _NAME.fullmatch(name):
             raise BadValue(what=f"`{name}` is not a name", next="use letters, digits, - and _")
-        yield from _leaves((*key, name), entry, setting)
+        yield from _leaves((*key, name), entry)
 
 
 def _environment(environ: Mapping[str, str]) -> dict[Key, _Entry]:
@@ -296,17 +374,19 @@ def _user_file() -> Path:
     return platformdirs.user_config_path("kube-nb", appauthor=False) / "config.toml"
 
 
-def _site(path: Path) -> tuple[dict[Key, str], dict[Key, _Entry]]:
-    """The site's locks and settings."""
-    file = TomlFile.read(path)
+def _site(file: TomlFile, only: frozenset[str] | None = None) -> tuple[dict[Key, str], dict[Key, _Entry]]:
+    """The site's locks and settings; what is not among `only` is left out."""
     names: Any = file.values.get("locked", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in cast("list[Any]", names)):
         raise BadValue(what=f"`locked` is not a list of names ({file.place(('locked',))})")
     locks: dict[Key, str] = {}
     for name in cast("list[str]", names):
-        declared(_key(name)[0], file.place(("locked",)))
-        locks[_key(name)] = str(path)
-    return locks, _entries({name: v for name, v in file.values.items() if name != "locked"}, file.place)
+        if only is None:
+            declared(_key(name)[0], file.place(("locked",)))
+        if only is None or _key(name)[0] in only:
+            locks[_key(name)] = str(file.path)
+    values = {name: v for name, v in file.values.items() if name != "locked" and (only is None or name in only)}
+    return locks, _entries(values, file.place)
 
 
 def _file(path: Path) -> dict[Key, _Entry]:

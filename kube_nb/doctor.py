@@ -24,11 +24,16 @@ _LITTLE = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: its name, `ok`, `warning` or `error`, and a sentence."""
+    """One thing that was looked at: its name, `ok`, `warning` or `error`, and a sentence.
+
+    Attributes:
+        yaml: what somebody with more rights would apply, where something is missing.
+    """
 
     name: str
     state: Literal["ok", "warning", "error"]
     text: str
+    yaml: str = ""
 
 
 def examine(client: Client) -> list[Check]:
@@ -38,6 +43,20 @@ def examine(client: Client) -> list[Check]:
         client: for the target that is examined.
     """
     return [*_python(), *_storage(Path(client.settings.get("state_dir"))), *_target(client)]
+
+
+def where(client: Client) -> str:
+    """Which target was examined; empty where it does not answer."""
+    try:
+        return client.backend.where
+    except KubeNbError:
+        return ""
+
+
+def to_apply(checks: list[Check]) -> str:
+    """What to ask the platform team for, as YAML; empty where nothing is missing."""
+    wanted = dict.fromkeys(check.yaml for check in checks if check.yaml)
+    return "# For whoever may grant it:\n" + "---\n".join(wanted) if wanted else ""
 
 
 def _python() -> Iterator[Check]:
@@ -64,7 +83,11 @@ def _storage(state: Path) -> Iterator[Check]:
 
 def _target(client: Client) -> Iterator[Check]:
     try:
+        for row in client.backend.examine():
+            yield Check(row.name, row.state, row.text, row.yaml)
         for finding in client.check():
+            if finding.level == "unknown":
+                continue  # said by whoever looked at rights
             level = "error" if finding.level == "error" else "warning"
             reason = finding.reason
             yield Check("target", level, " ".join(part for part in (reason.what, reason.why, reason.next) if part))
@@ -80,10 +103,10 @@ def _target(client: Client) -> Iterator[Check]:
     if capacity.gpus:
         for kind, (free, total) in capacity.gpus.items():
             yield Check("gpus", "ok", f"{free} of {total} {kind} are free")
-    else:
+    elif not capacity.note:
         yield Check("gpus", "ok", "none here: jobs that ask for --gpus are refused")
     if capacity.note:
-        yield Check("rights", "warning", capacity.note)
+        yield Check("free", "warning", capacity.note)
     alive = [status for status in statuses if not status.phase.final]
     waiting = [status for status in alive if status.phase is Phase.PENDING]
     yield Check("jobs", "ok", f"{len(statuses)} kept, {len(alive) - len(waiting)} running, {len(waiting)} waiting")

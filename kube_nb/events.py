@@ -10,7 +10,7 @@ it with `kubectl logs` reads what the job printed:
   event that says `cont`. Because the mark stands before the newline, a reader can show every finished line at once.
 - Text belongs to the rank named by the last `rank` event, at first to the first rank of the node.
 
-Kinds: state, metric, progress, display, clear, output, result, error, rank, account, end.
+Kinds: state, metric, progress, display, clear, cell, output, result, error, rank, account, end.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Encoder:
     def __init__(self, rank: int = 0, attempt: int = 0) -> None:
         self.account = Account()
         self._rank = rank
-        self._attempt = attempt
+        self.attempt = attempt
         self._seq = 0
         self._line_start = True
 
@@ -108,7 +108,7 @@ class Encoder:
         record: dict[str, Any] = {
             "kind": kind,
             "rank": rank,
-            "attempt": self._attempt,
+            "attempt": self.attempt,
             "seq": self._seq,
             "offset": self.account.bytes,
         }

@@ -12,19 +12,25 @@ from typing import Any
 
 from kube_nb.config import Settings
 from kube_nb.errors import BadFlag, BadValue
+from kube_nb.settings import table_of
 from kube_nb.spec import (
     Environment,
     JobSpec,
     Placement,
     Policy,
     Resources,
+    SecretUse,
     Task,
+    VolumeUse,
     count,
     new_job_id,
     seconds,
 )
 
-_SETTINGS = ("cpu", "memory", "gpus", "image", "namespace", "queue", "on_interrupt")
+_SETTINGS = (
+    *("cpu", "memory", "gpus", "gpu_product", "shm", "disk", "image", "namespace", "node_selector"),
+    *("priority_class", "runtime_class", "service_account", "queue", "via", "on_interrupt"),
+)
 """Options that are settings too, whose strongest layer is the flag."""
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -51,6 +57,9 @@ class Options:
     gpus: str | int | None = None
     cpu: str | float | None = None
     memory: str | int | None = None
+    gpu_product: tuple[str, ...] | None = None
+    shm: str | int | None = None
+    disk: str | int | None = None
     nodes: str | int = 1
     procs: str | int = 1
     image: str | None = None
@@ -58,6 +67,10 @@ class Options:
     env: Mapping[str, str | None] | tuple[str, ...] = field(default=(), repr=False)
     secret: tuple[str, ...] = ()
     volume: tuple[str, ...] = ()
+    node_selector: Mapping[str, str] | None = None
+    priority_class: str | None = None
+    runtime_class: str | None = None
+    service_account: str | None = None
     queue: str | None = None
     via: str | None = None
     patch: tuple[str, ...] = ()
@@ -81,7 +94,7 @@ class Options:
                     what=f"there is no option `{name}`",
                     next=f"did you mean `{near[0]}`?" if near else "the options are: " + ", ".join(known),
                 )
-        many = {"send", "keep", "outputs", "include", "collect", "packages", "secret", "volume", "patch"}
+        many = {"send", "keep", "outputs", "include", "collect", "packages", "gpu_product", "secret", "volume", "patch"}
         given = {
             name: _names(value) if name in many else tuple(value) if isinstance(value, list) else value
             for name, value in changes.items()
@@ -89,6 +102,8 @@ class Options:
         }
         if given.get("outputs") == ("none",):
             given["outputs"] = ()
+        if "node_selector" in given:
+            given["node_selector"] = _table(given["node_selector"])
         return replace(self, **given)
 
     def variables(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -128,6 +143,11 @@ class Options:
             )
         name = self.name or default_name
         settings = settings.with_layer("flag", {key: getattr(self, key) for key in _SETTINGS})
+        if self.gpu_product and settings.get("gpus") in (None, "0"):
+            raise BadFlag(
+                what=f"`--gpu-product {','.join(self.gpu_product)}` names a model, but the job asks for no GPU",
+                next=f"write --gpus 1 --gpu-product {','.join(self.gpu_product)}",
+            )
         return JobSpec(
             id=new_job_id(name),
             name=name,
@@ -136,6 +156,9 @@ class Options:
                 cpu=settings.get("cpu"),
                 memory=settings.get("memory"),
                 gpus=settings.get("gpus"),
+                gpu_product=settings.get("gpu_product"),
+                shm=settings.get("shm"),
+                disk=settings.get("disk"),
                 nodes=self.nodes,
                 procs=self.procs,
             ),
@@ -151,10 +174,14 @@ class Options:
             ),
             placement=Placement(
                 namespace=settings.get("namespace"),
-                secrets=self.secret,
-                volumes=self.volume,
+                secrets=tuple(map(SecretUse.parse, self.secret)),
+                volumes=tuple(map(VolumeUse.parse, self.volume)),
+                node_selector=settings.get("node_selector"),
+                priority_class=settings.get("priority_class"),
+                runtime_class=settings.get("runtime_class"),
+                service_account=settings.get("service_account"),
                 queue=settings.get("queue"),
-                via=self.via,
+                via=settings.get("via"),
                 patches=self.patch,
             ),
         )
@@ -163,6 +190,11 @@ class Options:
 def _pair(text: str) -> tuple[str, str | None]:
     name, equals, value = text.partition("=")
     return name, value if equals else None
+
+
+def _table(value: Any) -> Mapping[str, str]:
+    """A mapping, or texts `name=value`."""
+    return table_of(value if isinstance(value, (str, Mapping)) else ",".join(value))
 
 
 def _names(value: Any) -> tuple[str, ...]:

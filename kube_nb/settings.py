@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from kube_nb.errors import BadValue
-from kube_nb.spec import Gpu, bytes_of, cores_of, seconds
+from kube_nb.spec import Gpu, bytes_of, cores_of, object_name, seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Setting:
         read: turns what was written (text, or a TOML value) into the value; raises BadValue. In a table: of one entry.
         default: as a person would write it; None: not set.
         depth: 0: a value; 1: a table of values; 2: a table of tables. Entries of tables come from different layers.
-        entries: in a table of tables, the names an inner table may have.
+        entries: in a table of tables, what an inner table may have.
         as_written: the value is computed from a quantity such as "4Gi", which a person wants to read again.
     """
 
@@ -30,7 +30,7 @@ class Setting:
     read: Callable[[Any], Any]
     default: Any = None
     depth: int = 0
-    entries: frozenset[str] = frozenset()
+    entries: Mapping[str, Setting] = field(default_factory=dict[str, "Setting"])
     as_written: bool = False
 
     @property
@@ -78,6 +78,36 @@ def _one_of(*words: str) -> Callable[[Any], str]:
         return value
 
     return read
+
+
+def _object(what: str) -> Callable[[Any], str]:
+    """Reads the name of an object of a cluster."""
+
+    def read(value: Any) -> str:
+        return object_name(_text(value), what)
+
+    return read
+
+
+def _via(value: Any) -> str:
+    text = _text(value)
+    if text != "trainjob":
+        raise BadValue(
+            what=f"`{text}` runs no jobs of ours", next="write via=trainjob (Kubeflow Trainer), or leave it out"
+        )
+    return text
+
+
+def _store(value: Any) -> str:
+    text = _text(value)
+    kind, colon, name = text.partition(":")
+    if text in ("auto", "none") or (colon and name.startswith("//") and len(name) > 2):
+        return text
+    if kind == "claim" and name:
+        return f"claim:{object_name(name, 'a claim')}"
+    raise BadValue(
+        what=f"{_short(value)} is no store", next="write auto, none, claim:NAME or a URL such as s3://bucket/dir"
+    )
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -157,43 +187,76 @@ def _short(value: Any) -> str:
     return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
+_JOB = (
+    Setting(name="namespace", help="namespace on a cluster", read=_text),
+    Setting(name="image", help="container image of a job", read=_text),
+    Setting(name="cpu", help="cores of a node of a job", read=_quantity(cores_of), as_written=True),
+    Setting(name="memory", help="memory of a node of a job", read=_quantity(bytes_of), as_written=True),
+    Setting(name="gpus", help="GPUs of a node of a job, e.g. 2 or 2:amd.com/gpu", read=_quantity(_gpus)),
+    Setting(name="gpu_product", help="models of GPUs of which one will do", read=_texts, default=()),
+    Setting(name="shm", help="size of /dev/shm on a cluster", read=_quantity(bytes_of), as_written=True),
+    Setting(name="disk", help="a node's own disk that a job may fill", read=_quantity(bytes_of), as_written=True),
+    Setting(name="image_map", help="which image stands in for which", read=_text, default={}, depth=1),
+    Setting(name="pull_secret", help="name of the Secret that pulls images", read=_object("a Secret")),
+    Setting(name="index", help="package indexes: the first is asked first", read=_texts, default=()),
+    Setting(
+        name="install",
+        help="missing packages: missing (install them) or never",
+        read=_one_of("missing", "never"),
+        default="missing",
+    ),
+    Setting(name="node_selector", help="labels that a job's nodes must have", read=_text, default={}, depth=1),
+    Setting(name="tolerations", help="tolerations of a job's pods", read=_tables, default=()),
+    Setting(name="affinity", help="affinity of a job's pods, as Kubernetes writes it", read=table_of),
+    Setting(name="priority_class", help="priority class of a job's pods", read=_object("a priority class")),
+    Setting(name="runtime_class", help="runtime class of a job's pods", read=_object("a runtime class")),
+    Setting(
+        name="service_account",
+        help="service account of a job's pods; its token is in them where one is named",
+        read=_object("a service account"),
+    ),
+    Setting(name="queue", help="queue that admits jobs on a cluster", read=_object("a queue")),
+    Setting(name="via", help="another kind of object that runs jobs on a cluster: trainjob", read=_via),
+    Setting(name="labels", help="labels of a job's objects", read=_text, default={}, depth=1),
+    Setting(name="patch", help="changes to a job's objects before they are created", read=_patch),
+    Setting(
+        name="store",
+        help="where a cluster keeps logs, results and checkpoints: auto, none, claim:NAME or a URL",
+        read=_store,
+        default="auto",
+    ),
+    Setting(name="storage_class", help="storage class of the store", read=_object("a storage class")),
+    Setting(
+        name="store_size", help="size of a claim made for it", read=_quantity(bytes_of), default="20Gi", as_written=True
+    ),
+    Setting(
+        name="pass_env",
+        help="variables of the kernel that every job gets",
+        read=_texts,
+        default=("MLFLOW_*", "WANDB_*", "HF_*"),
+    ),
+    Setting(
+        name="return_limit",
+        help="size up to which a value comes back unasked",
+        read=_quantity(bytes_of),
+        default="256MB",
+        as_written=True,
+    ),
+)
+"""What a job is made with. A named target may say each of them for the jobs that are sent there."""
+
+_PLACE = (
+    Setting(name="context", help="context of the kubeconfig", read=_text),
+    Setting(name="kubeconfig", help="file to read it from", read=_text),
+)
+
 SETTINGS: Mapping[str, Setting] = {
     setting.name: setting
     for setting in (
         Setting(
             name="on", help="where jobs run: local, a named target, a kubeconfig context", read=_text, default="local"
         ),
-        Setting(name="namespace", help="namespace on a cluster", read=_text),
-        Setting(name="image", help="container image of a job", read=_text),
-        Setting(name="cpu", help="cores of a node of a job", read=_quantity(cores_of), as_written=True),
-        Setting(name="memory", help="memory of a node of a job", read=_quantity(bytes_of), as_written=True),
-        Setting(name="gpus", help="GPUs of a node of a job, e.g. 2 or 2:amd.com/gpu", read=_quantity(_gpus)),
-        Setting(name="image_map", help="which image stands in for which", read=_text, default={}, depth=1),
-        Setting(name="pull_secret", help="name of the Secret that pulls images", read=_text),
-        Setting(name="index", help="package indexes: the first is asked first", read=_texts, default=()),
-        Setting(
-            name="install",
-            help="missing packages: missing (install them) or never",
-            read=_one_of("missing", "never"),
-            default="missing",
-        ),
-        Setting(name="queue", help="queue that admits jobs on a cluster", read=_text),
-        Setting(name="tolerations", help="tolerations of a job's pods", read=_tables, default=()),
-        Setting(name="labels", help="labels of a job's objects", read=_text, default={}, depth=1),
-        Setting(name="patch", help="changes to a job's objects before they are created", read=_patch),
-        Setting(
-            name="pass_env",
-            help="variables of the kernel that every job gets",
-            read=_texts,
-            default=("MLFLOW_*", "WANDB_*", "HF_*"),
-        ),
-        Setting(
-            name="return_limit",
-            help="size up to which a value comes back unasked",
-            read=_quantity(bytes_of),
-            default="256MB",
-            as_written=True,
-        ),
+        *_JOB,
         Setting(
             name="on_interrupt",
             help="what the first interrupt does: detach or cancel",
@@ -220,15 +283,22 @@ SETTINGS: Mapping[str, Setting] = {
         ),
         Setting(
             name="targets",
-            help="named targets",
+            help="named targets: where each is, and settings for the jobs that are sent there",
             read=_text,
             default={},
             depth=2,
-            entries=frozenset({"context", "kubeconfig", "namespace"}),
+            entries={setting.name: setting for setting in (*_PLACE, *_JOB)},
         ),
     )
 }
 """Every setting by its name, in the order in which they are shown."""
+
+OF_NAMESPACE = frozenset(setting.name for setting in _JOB) - {"namespace", "pass_env", "return_limit"}
+"""What a namespace may say for all its users: what the cluster's side of a job is made with. Whoever may write there
+must not reach into a person's machine: not its files, not its variables, not where its jobs go."""
+
+PLACE_OF_TARGET = frozenset(setting.name for setting in _PLACE)
+"""Entries of a named target that are no settings: they say where it is."""
 
 
 def declared(name: str, where: str = "", *, hint: str = "") -> Setting:

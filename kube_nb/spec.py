@@ -6,8 +6,10 @@ nothing further down ever sees it. Standard library only: this file is imported 
 
 from __future__ import annotations
 
+import posixpath
 import re
 import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NewType, cast
@@ -24,6 +26,12 @@ _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} 
 }
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*([A-Za-z]*)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+SECRETS_AT = "/kube-nb/secrets"
+"""Where the files of a Secret lie that names no path of its own."""
+_OURS = "/kube-nb"
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -107,19 +115,60 @@ def count(text: str | int, what: str, least: int = 1) -> int:
     return number
 
 
+def _name(text: str, pattern: re.Pattern[str], what: str, like: str) -> str:
+    if not pattern.fullmatch(text):
+        raise BadValue(what=f"`{text}` is not {what}", next=f"write it like {like}")
+    return text
+
+
+def object_name(text: str, what: str) -> str:
+    """The name of an object of the cluster, e.g. `object_name("gpu-high", "a priority class")`.
+
+    Raises:
+        BadValue: no object can have that name.
+    """
+    return _name(text.strip(), _OBJECT, f"the name of {what}", "my-name: small letters, digits, - and .")
+
+
+def _mount(text: str) -> str:
+    """A folder in the container that the code may have for itself."""
+    path = posixpath.normpath("/" + text.lstrip("/")) if text.startswith("/") else "/"
+    if path == "/" or ":" in path:
+        raise BadValue(what=f"`{text}` is not a folder for a volume", next="write an absolute path, e.g. /data")
+    if path == _OURS or (path.startswith(f"{_OURS}/") and not path.startswith(f"{SECRETS_AT}/")):
+        raise BadValue(what=f"nothing can be mounted at `{path}`", why=f"{_OURS} holds what the job runs with")
+    return path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """Devices of one kind."""
+    """Devices of one kind.
+
+    Attributes:
+        resource: as the cluster calls it: any extended resource, e.g. "nvidia.com/mig-1g.5gb".
+        products: models of which one will do, as the nodes' labels call them; empty: any.
+    """
 
     count: int
     resource: str = DEFAULT_GPU
+    products: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str | int) -> Gpu | None:
-        """`2`, `"2"` or `"2:amd.com/gpu"`; 0 is none."""
-        number, _, resource = str(text).strip().partition(":")
+    def parse(cls, text: str | int, products: Iterable[str] = ()) -> Gpu | None:
+        """`2`, `"2"` or `"2:amd.com/gpu"`; 0 is none.
+
+        Raises:
+            BadValue: it is no number, or the resource or a product is no name.
+        """
+        number, colon, resource = str(text).strip().partition(":")
         devices = count(number, "GPUs", least=0)
-        return cls(count=devices, resource=resource or DEFAULT_GPU) if devices else None
+        if colon and not _RESOURCE.fullmatch(resource):
+            raise BadValue(
+                what=f"`{resource}` is not a name of a resource",
+                next="write it like 1:amd.com/gpu or 1:nvidia.com/mig-1g.5gb",
+            )
+        found = tuple(_name(product, _LABEL_VALUE, "a GPU's product", "NVIDIA-A100-SXM4-80GB") for product in products)
+        return cls(count=devices, resource=resource or DEFAULT_GPU, products=found) if devices else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +179,8 @@ class Resources:
         cpu: cores, e.g. 0.5; None: the target's default.
         memory: bytes; None: the target's default.
         gpu: devices of one kind; None: none.
+        shm: bytes of /dev/shm; None: as much as the memory.
+        disk: bytes of the node's own disk; None: not limited by the job.
         nodes: machines (or pods), each with the resources above.
         procs: ranks on each node.
     """
@@ -137,6 +188,8 @@ class Resources:
     cpu: float | None = None
     memory: int | None = None
     gpu: Gpu | None = None
+    shm: int | None = None
+    disk: int | None = None
     nodes: int = 1
     procs: int = 1
 
@@ -147,6 +200,9 @@ class Resources:
         cpu: str | float | None = None,
         memory: str | int | None = None,
         gpus: str | int | None = None,
+        gpu_product: Iterable[str] | None = None,
+        shm: str | int | None = None,
+        disk: str | int | None = None,
         nodes: str | int = 1,
         procs: str | int = 1,
     ) -> Resources:
@@ -162,7 +218,9 @@ class Resources:
         return cls(
             cpu=None if cpu is None else cores_of(cpu),
             memory=None if memory is None else bytes_of(memory),
-            gpu=None if gpus is None else Gpu.parse(gpus),
+            gpu=None if gpus is None else Gpu.parse(gpus, gpu_product or ()),
+            shm=None if shm is None else bytes_of(shm),
+            disk=None if disk is None else bytes_of(disk),
             nodes=count(nodes, "nodes"),
             procs=count(procs, "processes"),
         )
@@ -203,21 +261,87 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecretUse:
+    """A Secret of the cluster that the code sees.
+
+    Attributes:
+        path: a folder with a file for each entry; empty: the entries are environment variables.
+    """
+
+    name: str
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> SecretUse:
+        """`NAME`: as environment variables; `NAME:/path`: as files; `NAME:`: as files in a folder of that name.
+
+        Raises:
+            BadValue: it is none of these.
+        """
+        name, colon, path = text.strip().partition(":")
+        name = _name(name, _OBJECT, "the name of a Secret", "NAME, NAME:/path or NAME:")
+        return cls(name=name, path=_mount(path or f"{SECRETS_AT}/{name}") if colon else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeUse:
+    """A claim of the cluster and where it is mounted."""
+
+    claim: str
+    path: str
+    read_only: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> VolumeUse:
+        """`CLAIM:/path`, or `CLAIM:/path:ro` to read it only.
+
+        Raises:
+            BadValue: it is neither.
+        """
+        claim, colon, rest = text.strip().partition(":")
+        path, _, mode = rest.partition(":")
+        if not colon or mode not in ("", "ro", "rw"):
+            raise BadValue(what=f"`{text}` names no volume", next="write CLAIM:/path or CLAIM:/path:ro")
+        claim = _name(claim, _OBJECT, "the name of a claim", "CLAIM:/path")
+        return cls(claim=claim, path=_mount(path), read_only=mode == "ro")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """Where packages are installed that are not the kernel's own.
+
+    Attributes:
+        system: "Linux", "Darwin" or "Windows". machine: as `platform.machine()` says it there.
+        python: full version, e.g. "3.11.7".
+    """
+
+    system: str = "Linux"
+    machine: str = "x86_64"
+    python: str = "3.11.0"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """What only a cluster knows; a target without it says for each that it has no effect.
 
     Attributes:
         namespace: where; None: the target's own.
-        secrets: names of Secrets, as environment or files.
-        volumes: claims and where they are mounted, `CLAIM:/path`.
+        secrets: Secrets, as environment or files.
+        volumes: claims and where they are mounted.
+        node_selector: labels that a node must have.
+        priority_class, runtime_class, service_account: names of the cluster's; None: its default.
         queue: of the cluster's job queueing.
         via: another kind of object that runs the job, e.g. "trainjob".
         patches: files with a patch for what a platform team insists on.
     """
 
     namespace: str | None = None
-    secrets: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = ()
+    secrets: tuple[SecretUse, ...] = ()
+    volumes: tuple[VolumeUse, ...] = ()
+    node_selector: Mapping[str, str] = field(default_factory=dict[str, str])
+    priority_class: str | None = None
+    runtime_class: str | None = None
+    service_account: str | None = None
     queue: str | None = None
     via: str | None = None
     patches: tuple[str, ...] = ()
@@ -263,14 +387,17 @@ def spec_from(record: dict[str, Any]) -> JobSpec:
 
     resources = dict(record["resources"])
     gpu = resources.pop("gpu")
+    placement = tuples(record["placement"])
+    placement["secrets"] = tuple(SecretUse(**one) for one in placement["secrets"])
+    placement["volumes"] = tuple(VolumeUse(**one) for one in placement["volumes"])
     return JobSpec(
         id=JobId(record["id"]),
         name=record["name"],
         task=Task(**record["task"]),
-        resources=Resources(**resources, gpu=Gpu(**gpu) if gpu else None),
+        resources=Resources(**resources, gpu=Gpu(**tuples(gpu)) if gpu else None),
         environment=Environment(**tuples(record["environment"])),
         policy=Policy(**record["policy"]),
-        placement=Placement(**tuples(record["placement"])),
+        placement=Placement(**placement),
     )
 
 

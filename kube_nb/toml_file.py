@@ -40,8 +40,15 @@ class TomlFile:
             return cls(path)
         except (OSError, UnicodeDecodeError) as error:
             raise BadValue(what=f"{path} cannot be read", why=str(error)) from None
-        if needle not in text:
-            return cls(path)
+        return cls.parse(text, path) if needle in text else cls(path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> TomlFile:
+        """The text of a file; `path` is how it is called.
+
+        Raises:
+            BadValue: it is no TOML.
+        """
         import tomllib
 
         try:

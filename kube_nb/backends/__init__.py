@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kube_nb.errors import NotFound
-
 if TYPE_CHECKING:
     from kube_nb.backends.base import Backend
     from kube_nb.config import Settings
 
 
 def open_backend(target: str, settings: Settings) -> Backend:
-    """The backend of a target, e.g. "local".
+    """The backend of a target: `local`, `in-cluster`, a named target, else a kubeconfig context; /NAMESPACE may follow.
+
+    Nobody is asked: a cluster hears of it at the first call.
 
     Raises:
         NotFound: there is no such target.
@@ -27,13 +27,15 @@ def open_backend(target: str, settings: Settings) -> Backend:
             max_age=settings.get("retention_days") * 86400,
             max_bytes=settings.get("retention_bytes"),
         )
-    raise NotFound(
-        what=f"there is no target `{target}`",
-        why="this version runs jobs on this machine alone; clusters come with the next one",
-        next="leave --on away, or write --on local",
-    )
+    from kube_nb.backends.kubernetes.backend import KubernetesBackend
+    from kube_nb.backends.kubernetes.connect import place_of
+
+    return KubernetesBackend(place_of(target, settings), settings)
 
 
 def targets(settings: Settings) -> list[str]:
     """Names that `--on` takes, known without asking anybody."""
-    return ["local", *(settings.get("targets") or {})]
+    from kube_nb.backends.kubernetes.connect import IN_CLUSTER, contexts
+
+    named = settings.get("targets") or {}
+    return list(dict.fromkeys(["local", IN_CLUSTER, *named, *contexts()]))

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from kube_nb.spec import Digest, JobId, JobSpec, Phase
+from kube_nb.spec import Digest, JobId, JobSpec, Phase, Platform
+
+if TYPE_CHECKING:
+    from kube_nb.config import Settings
 
 
 class Capability(StrEnum):
@@ -20,6 +23,8 @@ class Capability(StrEnum):
     """Ends a job that uses more memory than it asked for."""
     GPUS = "gpus"
     """Can give a job GPUs at all (whether one is free now is capacity's word)."""
+    ADMISSION = "admission"
+    """Decides itself who may run now, by what is free here, which it knows."""
     PROCESS_FAULTS = "process-faults"
     """A test can kill the job's processes from this machine, by the ids that the job prints."""
 
@@ -58,6 +63,7 @@ class Bundle:
         key: signs the manifest and the results; kept 0600, never on a command line.
         size: bytes of all objects.
         env: variables of the job. Secret: never written into a spec, label, log or record.
+        notes: sentences that only packing found out.
     """
 
     digest: Digest
@@ -66,6 +72,7 @@ class Bundle:
     key: bytes = field(repr=False)
     size: int = 0
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +129,23 @@ class Capacity:
     note: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what was looked at, in a word.
+        state: `warning`: it works without, or nobody knows; `error`: jobs cannot run.
+        text: one sentence.
+        yaml: what somebody with more rights would apply, where something is missing.
+    """
+
+    name: str
+    state: Literal["ok", "warning", "error"] = "ok"
+    text: str
+    yaml: str = ""
+
+
 class Subscription(Protocol):
     def close(self) -> None:
         """No callback begins after this returns. Closing twice is fine."""
@@ -135,12 +159,32 @@ class Backend(Protocol):
 
     name: str
     """How a person calls this target: "local", a context, a named target."""
-    where: str
-    """Cluster, namespace and user, or this machine, as shown on every card."""
     capabilities: frozenset[Capability]
+
+    @property
+    def where(self) -> str:
+        """Cluster, namespace and user, or this machine, as shown on every card."""
+        ...
+
+    def site(self, settings: Settings) -> Settings:
+        """These settings with what the target itself says for all who use it.
+
+        Raises:
+            BadValue: what it says means nothing.
+            Locked: a layer overrides what the target locks.
+        """
+        ...
 
     def check(self, spec: JobSpec) -> list[Finding]:
         """What stands against this job here, before anything is made. Nothing is changed."""
+        ...
+
+    def objects(self, spec: JobSpec) -> list[dict[str, Any]]:
+        """What a submit would make, as manifests that other tools take, secrets left out; empty where it makes none."""
+        ...
+
+    def platform(self, spec: JobSpec) -> Platform | None:
+        """What packages are installed for; None: the job has the kernel's own interpreter and packages."""
         ...
 
     def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
@@ -195,8 +239,12 @@ class Backend(Protocol):
         """
         ...
 
-    def cancel(self, id: JobId) -> None:
-        """Ask the job to end: SIGTERM to every rank, grace, SIGKILL. Returns at once; a final job is left as it is."""
+    def cancel(self, id: JobId, *, force_lost: bool = False) -> None:
+        """Ask the job to end: SIGTERM to every rank, grace, SIGKILL. Returns at once; a final job is left as it is.
+
+        Args:
+            force_lost: do not wait for machines that are not heard of any more; what runs there may go on.
+        """
         ...
 
     def delete(self, id: JobId) -> None:
@@ -205,4 +253,12 @@ class Backend(Protocol):
 
     def capacity(self) -> Capacity:
         """What is free here."""
+        ...
+
+    def grant(self) -> str:
+        """The least that somebody must be allowed here, as YAML for whoever grants it; empty where nobody has to."""
+        ...
+
+    def examine(self) -> list[Row]:
+        """What the doctor says of this target beyond what is free: who asks, what they may, what is missing."""
         ...

@@ -64,7 +64,15 @@ def _place(end: End) -> str:
 
 
 def _who(end: End) -> str:
+    if _detail(end).get("place"):
+        return "the notebook's kernel"
     return f"rank {end['rank']}" if end.get("rank") else "the process"
+
+
+def _where_in_it(end: End) -> str:
+    """The cell of a notebook in which its kernel ended."""
+    place = _detail(end).get("place")
+    return f" in {place}" if place else ""
 
 
 def _succeeded(end: End) -> tuple[str, str, str]:
@@ -87,7 +95,7 @@ def _exited(end: End) -> tuple[str, str, str]:
     value = end.get("exit")
     status = f" with status {value}" if value is not None else ""
     return (
-        f"{_who(end)} ended{status} before the code did",
+        f"{_who(end)} ended{status} before the code did{_where_in_it(end)}",
         "something called os._exit, or a library ended the process without an exception",
         "look at the last lines with %kube_logs",
     )
@@ -104,7 +112,7 @@ def _signal(end: End) -> tuple[str, str, str]:
         why, next = "somebody killed it; that memory ran out is not known", "look at the last lines with %kube_logs"
     else:
         why, next = "something on the machine sent it", "look at the last lines with %kube_logs"
-    return f"{_who(end)} was killed by {name}", why, next
+    return f"{_who(end)} was killed by {name}{_where_in_it(end)}", why, next
 
 
 def _rank_lost(end: End) -> tuple[str, str, str]:
@@ -112,6 +120,34 @@ def _rank_lost(end: End) -> tuple[str, str, str]:
         f"{_who(end)} was lost, and one rank's end ends all",
         _error(end) or "its process or its connection broke off",
         f"look at what it wrote last: %kube_logs --rank {end.get('rank') or 0}",
+    )
+
+
+def _rendezvous_blocked(end: End) -> tuple[str, str, str]:
+    return (
+        "the job's nodes could not reach each other",
+        _error(end),
+        "ask the platform team for a NetworkPolicy that lets the pods of one job talk to each other",
+    )
+
+
+def _again(end: End) -> tuple[str, str, str]:
+    return "this node ended with the others", _error(end), "node 0 tells how the job ended"
+
+
+def _disrupted(end: End) -> tuple[str, str, str]:
+    return (
+        "the job was interrupted too often",
+        str(end.get("evalue") or "its nodes were drained, preempted or lost again and again"),
+        "ask who runs the cluster why, or send it to other nodes; kn.checkpoint_dir() keeps work across attempts",
+    )
+
+
+def _not_uploaded(end: End) -> tuple[str, str, str]:
+    return (
+        "what the job needs never came",
+        str(end.get("evalue") or "") or "the kernel that was sending it has ended, or its network",
+        "send it again and keep the kernel until the job has started, or configure a store (`store`)",
     )
 
 
@@ -159,7 +195,8 @@ def _out_of_memory(end: End) -> tuple[str, str, str]:
         why = f"{used}, its limit is {size_text(limit)}"
     else:
         why = "the machine had no memory left, and the system killed it"
-    return f"{_who(end)} ran out of memory", why, "give it more with --memory, or work on smaller pieces"
+    what = f"{_who(end)} ran out of memory{_where_in_it(end)}"
+    return what, why, "give it more with --memory, or work on smaller pieces"
 
 
 def _out_of_disk(end: End) -> tuple[str, str, str]:
@@ -208,6 +245,10 @@ _WORDS: Mapping[str, Callable[[End], tuple[str, str, str]]] = {
     "Exited": _exited,
     "Signal": _signal,
     "RankLost": _rank_lost,
+    "RendezvousBlocked": _rendezvous_blocked,
+    "Again": _again,
+    "Disrupted": _disrupted,
+    "NotUploaded": _not_uploaded,
     "TimedOut": _timed_out,
     "Cancelled": _cancelled,
     "Stopped": _stopped,

@@ -15,14 +15,16 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from kube_nb.backends.base import Bundle
 from kube_nb.capture.cargo import Cargo, size_of
 from kube_nb.capture.cells import cell_sources
+from kube_nb.capture.packages_job import credentials
 from kube_nb.capture.runner_object import runner_object
 from kube_nb.capture.travel import explain
 from kube_nb.errors import NotFound, StorageFailed
@@ -58,8 +60,11 @@ def pack(cargo: Cargo, spec: JobSpec, *, state: Path, key: bytes, progress: Prog
         ) from error
 
 
-def repack(bundle: Path, spec: JobSpec, *, state: Path, key: bytes) -> Bundle:
+def repack(bundle: Path, spec: JobSpec, *, state: Path, key: bytes, index: Sequence[str] = ()) -> Bundle:
     """The same bundle for another job: its objects are linked, its manifest is signed anew.
+
+    Args:
+        index: package indexes of the settings; what a bundle was made with never holds their credentials.
 
     Raises:
         NotFound: the bundle is gone.
@@ -79,24 +84,48 @@ def repack(bundle: Path, spec: JobSpec, *, state: Path, key: bytes) -> Bundle:
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise StorageFailed(what="the job was not started", why=f"{directory}: {error.strerror}") from error
-    return _sign(manifest | {"job": spec.id, "created": time.time()}, directory, key, runner_object(state))
+    again = _sign(manifest | {"job": spec.id, "created": time.time()}, directory, key, runner_object(state))
+    packages = manifest["packages"]
+    secret = credentials(index, elsewhere="inferred" in packages) if packages["pins"] else {}
+    return replace(again, env=secret)
+
+
+def reopen(directory: Path, *, state: Path, key: bytes) -> Bundle:
+    """The bundle that was packed in a directory and never sent, without the job's variables.
+
+    Raises:
+        NotFound: it is gone.
+        StorageFailed: `state` cannot be written.
+    """
+    try:
+        content = (directory / "manifest.json").read_bytes()
+    except OSError as error:
+        raise NotFound(
+            what="the job's bundle is gone", why=f"{directory}: {error.strerror}", next="send it again"
+        ) from error
+    return _bundle(content, directory, key, runner_object(state))
 
 
 def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes, progress: Progress | None) -> Bundle:
     objects = Objects(directory / "objects", _counted(progress, cargo.values.values()))
+    imports: set[str] = set()
     try:
         reference = graph.dump(
             cargo.values,
             namespace=cargo.work.namespace,
             objects=objects,
-            codes=[compile(cargo.source.code, cargo.source.filename, "exec", AWAIT, dont_inherit=True)],
+            codes=_codes(cargo),
             also=cargo.further,
+            modules=imports,
         )
     except graph.NotPicklable as error:
         value = cargo.values.get(error.name, cargo.work.namespace.get(error.name))
         raise explain(error.name, value, error.error, cargo.work.namespace) from error
+    told = len(cargo.notes)
+    cargo = cargo.importing(imports)
     source = objects.write(cargo.source.code.encode())
-    sources = {name: objects.write(text.encode()) for name, text in cell_sources(cargo).items()}
+    texts = {} if cargo.work.task.kind == "notebook" else cell_sources(cargo)
+    sources = {name: objects.write(text.encode()) for name, text in texts.items()}
     modules = objects.write(cargo.modules.zip_bytes()) if cargo.modules.files else None
     files = {relative: objects.write_file(path) for relative, path in cargo.files.items()}
     remotes = {}
@@ -116,6 +145,7 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
             "filename": cargo.source.filename,
             "source": source,
             "returns": cargo.work.returns,
+            "how": dict(cargo.work.how),
         },
         "graph": reference,
         "remotes": remotes,
@@ -130,7 +160,7 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
             "limit": cargo.choice.limit,
             "budget": cargo.choice.budget,
         },
-        "packages": cargo.packages,
+        "packages": cargo.packages.manifest,
         "nodes": spec.resources.nodes,
         "procs": spec.resources.procs,
         "retries": spec.policy.retries,
@@ -138,7 +168,15 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
         "grace": spec.policy.grace,
         "sizes": {entry.name: entry.stat().st_size for entry in os.scandir(directory / "objects") if entry.is_file()},
     }
-    return replace(_sign(manifest, directory, key, runner_object(state)), env=cargo.index_env)
+    bundle = _sign(manifest, directory, key, runner_object(state))
+    return replace(bundle, env=cargo.packages.env, notes=cargo.notes[told:])
+
+
+def _codes(cargo: Cargo) -> list[CodeType]:
+    """The code that runs with the values; a notebook's runs in a kernel of its own."""
+    if cargo.work.task.kind == "notebook":
+        return []
+    return [compile(cargo.source.code, cargo.source.filename, "exec", AWAIT, dont_inherit=True)]
 
 
 def _counted(progress: Progress | None, values: Iterable[Any]) -> Callable[[int], None] | None:
@@ -160,12 +198,16 @@ def _sign(manifest: dict[str, Any], directory: Path, key: bytes, runner: Path) -
     content = json.dumps(manifest, sort_keys=True).encode()
     (directory / "manifest.json").write_bytes(content)
     (directory / "manifest.hmac").write_text(hmac.new(key, content, hashlib.sha256).hexdigest())
+    return _bundle(content, directory, key, runner)
+
+
+def _bundle(content: bytes, directory: Path, key: bytes, runner: Path) -> Bundle:
     return Bundle(
         digest=Digest(hashlib.sha256(content).hexdigest()),
         directory=directory,
         runner=runner,
         key=key,
-        size=sum(manifest["sizes"].values()),
+        size=sum(json.loads(content)["sizes"].values()),
     )
 
 

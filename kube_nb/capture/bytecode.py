@@ -13,16 +13,22 @@ from types import CodeType
 from weakref import WeakKeyDictionary
 
 _READS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL", "DELETE_NAME"})
+_ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"})
 _WRITES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 
 
 @dataclass(frozen=True)
 class Globals:
-    """Names of the module that a piece of code, with all code inside it, may read, rebinds, and modules it imports."""
+    """Names of the module that a piece of code, with all code inside it, may read, rebinds, and modules it imports.
+
+    Attributes:
+        attributes: names behind a dot that it reads or calls.
+    """
 
     reads: frozenset[str]
     writes: frozenset[str]
     imports: frozenset[str]
+    attributes: frozenset[str] = frozenset()
 
 
 _seen: WeakKeyDictionary[CodeType, Globals] = WeakKeyDictionary()
@@ -54,6 +60,7 @@ def _globals_in(code: CodeType) -> Globals:
     reads: set[str] = set()
     writes: set[str] = set()
     imports: set[str] = set()
+    attributes: set[str] = set()
     for one in nested(code):
         if not one.co_names:
             continue
@@ -61,6 +68,8 @@ def _globals_in(code: CodeType) -> Globals:
         for instruction in dis.get_instructions(one):
             if instruction.opname in _READS:
                 reads.add(instruction.argval)
+            elif instruction.opname in _ATTRIBUTES:
+                attributes.add(instruction.argval)
             if instruction.opname in _WRITES:
                 writes.add(instruction.argval)
             elif instruction.opname == "IMPORT_NAME":
@@ -68,4 +77,4 @@ def _globals_in(code: CodeType) -> Globals:
                 module = instruction.argval
             elif instruction.opname == "IMPORT_FROM":  # only the file system knows whether this is a module
                 imports.add(f"{module}.{instruction.argval}")
-    return Globals(frozenset(reads), frozenset(writes), frozenset(imports))
+    return Globals(frozenset(reads), frozenset(writes), frozenset(imports), frozenset(attributes))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from kube_nb.capture.modules import LocalModules, local_modules
 from kube_nb.capture.names import closure
+from kube_nb.capture.notebook_source import not_here, prepare_notebook
+from kube_nb.capture.packages_job import Packages, packages_of
 from kube_nb.capture.source import Source, prepare
 from kube_nb.capture.travel import explain
 from kube_nb.capture.work import Choice, Work
@@ -19,6 +22,7 @@ from kube_nb.errors import BadValue, MissingName
 from kube_nb.runner import graph
 
 _UNCHANGED = (ModuleType, type, str, bytes, int, float, complex, type(None))
+_ALWAYS_THERE = sys.stdlib_module_names | {"__main__", "__mp_main__"}
 _RESULTS = re.compile(r"_{1,3}|_\d+")
 """IPython's own names for what cells have shown."""
 
@@ -36,8 +40,8 @@ class Cargo:
         check: names that the cell may change in place.
         modules, files: local modules; files beside the notebook, by relative path.
         notes: sentences that go with the job.
-        packages: what is installed before the code starts, as the runner reads it.
-        index_env: credentials of the package index, which the runner takes away again; secret.
+        packages: what is installed before the code starts.
+        imports: dotted names of modules that the source imports or the values come from.
     """
 
     work: Work
@@ -50,8 +54,8 @@ class Cargo:
     modules: LocalModules
     files: dict[str, Path]
     notes: tuple[str, ...]
-    packages: dict[str, Any]
-    index_env: dict[str, str] = field(default_factory=dict, repr=False)
+    packages: Packages
+    imports: frozenset[str] = frozenset()
 
     def further(self, names: Iterable[str]) -> dict[str, Any]:
         """Values that functions deep inside the values read, found only while these are packed."""
@@ -59,6 +63,22 @@ class Cargo:
             return {}
         found = closure(names, self.work.namespace).values
         return {name: found[name] for name in found if name not in self.choice.keep and not _is_remote(found[name])}
+
+    def importing(self, modules: Iterable[str]) -> Cargo:
+        """This cargo where the packed values come from these modules too; some lie too deep to be seen before."""
+        more = {name for name in modules if name.partition(".")[0] not in _ALWAYS_THERE}
+        if {name.partition(".")[0] for name in more} <= {name.partition(".")[0] for name in self.imports}:
+            return self
+        imports = self.imports | more
+        local, packages = _needed(self.work, self.choice, self.source, imports)
+        known = {*self.modules.lines, *self.packages.lines}
+        return replace(
+            self,
+            imports=imports,
+            modules=local,
+            packages=packages,
+            notes=(*self.notes, *(line for line in (*local.lines, *packages.lines) if line not in known)),
+        )
 
     def describe(self) -> list[str]:
         """Each name that travels with its type and size."""
@@ -88,9 +108,11 @@ def load_cargo(work: Work, choice: Choice) -> Cargo:
         BadValue: a name of `send` does not exist, or `include` fits nothing.
     """
     kind, namespace, values, kept = work.task.kind, work.namespace, work.values, choice.keep
-    transform = str if kind == "script" else work.transform
-    source = prepare(work.source, filename=work.filename, first_line=work.first_line, transform=transform)
+    if kind == "notebook":
+        choice = replace(choice, packages=(*choice.packages, *not_here(work.how, choice.packages)))
+    source = _source(work)
     captured = closure(source.reads, namespace, extra=values)
+    source = replace(source, needs_ipython=source.needs_ipython or captured.needs_ipython)
     wanted = dict(captured.values)
     if choice.send is not None:
         absent = sorted(choice.send - set(namespace))
@@ -113,16 +135,16 @@ def load_cargo(work: Work, choice: Choice) -> Cargo:
         elif _is_remote(wanted[name]):
             remote[name] = wanted.pop(name).__kube_nb_remote__()
     files = _included(choice.include, work.root)
-    modules = local_modules(source.imports | captured.modules | _module_names(values), root=work.root)
-    notes = [*modules.lines, *_notes(source.announces | captured.announces, source.relative_paths, files, work.root)]
+    imports = source.imports | captured.modules | _module_names(values)
+    modules, packages = _needed(work, choice, source, imports)
+    notes = [*modules.lines, *packages.lines]
+    notes += [*_notes(source.announces | captured.announces, source.relative_paths, files, work.root)]
     touched = source.touched | captured.touched
     by_itself = choice.outputs is None and kind == "cell"
     if choice.send is None and by_itself:
         others = _other_names({name: wanted[name] for name in touched & set(wanted)}, namespace, kept)
         wanted |= others
         touched |= set(others)
-    asked, index_env, lines = _packages(choice.packages)
-    notes += lines
     wanted |= values
     return Cargo(
         work=work,
@@ -135,9 +157,16 @@ def load_cargo(work: Work, choice: Choice) -> Cargo:
         modules=modules,
         files=files,
         notes=tuple(notes),
-        packages=asked | {"install": choice.install, "requires_ipython": False},
-        index_env=index_env,
+        packages=packages,
+        imports=imports,
     )
+
+
+def _source(work: Work) -> Source:
+    if work.task.kind == "notebook":
+        return prepare_notebook(work.source, filename=work.filename, how=work.how, transform=work.transform)
+    transform = str if work.task.kind == "script" else work.transform
+    return prepare(work.source, filename=work.filename, first_line=work.first_line, transform=transform)
 
 
 def _other_names(values: Mapping[str, Any], namespace: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
@@ -169,16 +198,12 @@ def _included(patterns: Iterable[str], root: Path) -> dict[str, Path]:
     return found
 
 
-def _packages(asked: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], Sequence[str]]:
-    """What the runner installs, the secret part of it, and lines to show. Here the job has all the kernel has."""
-    if not asked:
-        return {"pins": [], "constraints": [], "index": {}}, {}, ()
-    from kube_nb.capture.packages import Kernel, pins
-    from kube_nb.capture.packages_index import user_index
-
-    found, index = pins((), kernel=Kernel(), packages=asked), user_index()
-    said = {"pins": list(found.pins), "constraints": list(found.constraints), "index": index.manifest()}
-    return said, index.env(), found.lines
+def _needed(work: Work, choice: Choice, source: Source, imports: Iterable[str]) -> tuple[LocalModules, Packages]:
+    """The modules that travel, and the distributions that the job installs."""
+    target = choice.target
+    platform = None if target is None else f"{target.system.lower()}-{target.machine}"
+    local = local_modules(imports, root=work.root, platform=platform)
+    return local, packages_of(choice, source.imports, local, needs_ipython=source.needs_ipython)
 
 
 def _is_remote(value: Any) -> bool:

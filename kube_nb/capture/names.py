@@ -37,6 +37,7 @@ __all__ = ["Captured", "Reads", "closure", "globals_of", "reads", "touched"]
 _HISTORY = re.compile(r"_i{1,3}|_i\d+|_ih|_dh|_sh|In|exit|quit|get_ipython|display|open")
 """Names that IPython puts into every kernel; the job has its own, or needs none."""
 _GIVEN = frozenset({"get_ipython", "display", "exit", "quit", "In", "Out", "_ih", "_oh", "_dh", "_exit_code"})
+_MAGICS = frozenset({"run_line_magic", "run_cell_magic"})
 _ATOMS = frozenset({str, bytes, bytearray, int, float, complex, bool, type(None), type(...), range, slice})
 _OBJECTS = 50_000
 _ELEMENTS = 1_000
@@ -55,6 +56,7 @@ class Captured:
         touched: names that functions among the values read: they may change these in place when the cell calls them.
         assigned: names that functions among the values assign by `global`.
         announces: what in these functions reads names out of sight, such as `eval`.
+        needs_ipython: a function among them uses magics.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class Captured:
     touched: frozenset[str] = frozenset()
     assigned: frozenset[str] = frozenset()
     announces: frozenset[str] = frozenset()
+    needs_ipython: bool = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -132,6 +135,7 @@ def closure(names: Iterable[str], namespace: Mapping[str, Any], *, extra: Mappin
         touched=frozenset(walk.names & set(values)),
         assigned=frozenset(walk.assigned),
         announces=frozenset((walk.names & OPAQUE) - set(values)),
+        needs_ipython=walk.needs_ipython,
     )
 
 
@@ -158,6 +162,7 @@ class _Walk:
         self.names: set[str] = set()
         self.assigned: set[str] = set()
         self.modules: set[str] = set()
+        self.needs_ipython = False
         self._namespace = namespace
         self._seen: dict[int, Any] = {}  # the objects are kept, so that no id is used twice
         self._home = namespace.get("__name__", "__main__")
@@ -236,6 +241,7 @@ class _Walk:
         yield from _attributes(value, kind)
 
     def _note(self, used: Globals) -> None:
+        self.needs_ipython |= "get_ipython" in used.reads and not _MAGICS.isdisjoint(used.attributes)
         self.names |= used.reads - MODULE_NAMES
         self.assigned |= used.writes
         self.modules |= used.imports - {""}

@@ -11,14 +11,16 @@ from functools import lru_cache
 from importlib.metadata import PathDistribution
 from itertools import accumulate
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from kube_nb.capture.locate import stamps
 from kube_nb.capture.packages_index import Serves, nobody
-from kube_nb.capture.packages_rules import Installed, Pins, Platform, requirements, resolve_for
-from kube_nb.errors import BadValue
+from kube_nb.capture.packages_rules import Installed, Pins, requirements, resolve_for
+from kube_nb.errors import BadValue, CannotTravel
+from kube_nb.spec import Platform
 
 _Stamps = tuple[tuple[str, int], ...]
 
@@ -35,8 +37,7 @@ class Kernel:
 
     def installed(self, name: str) -> Installed | None:
         """The record of one distribution."""
-        place = _by_name(self._stamps()).get(canonicalize_name(name))
-        return _record(place, place.stat().st_mtime_ns) if place else None
+        return _installed(name, self._stamps())
 
     def distributions(self, modules: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The names of the distributions that provide each of these modules.
@@ -48,10 +49,10 @@ class Kernel:
     def closure(self, names: Iterable[str]) -> list[Installed]:
         """The records of these distributions and of all that they require on any platform."""
         found: dict[str, Installed] = {}
-        waiting = list(names)
+        waiting, places = list(names), self._stamps()
         while waiting:
             key = canonicalize_name(waiting.pop())
-            one = None if key in found else self.installed(key)
+            one = None if key in found else _installed(key, places)
             if one is not None:
                 found[key] = one
                 waiting += [requirement.name for requirement in requirements(one)]
@@ -87,11 +88,13 @@ def pins(
 
     Raises:
         BadValue: one of `packages` is no requirement.
-        CannotTravel: something was installed from a local path, which only this machine has.
+        CannotTravel: something was installed, or is asked for, from a path that only this machine has.
     """
-    asked = {requirement.name: str(requirement) for requirement in map(_requirement, packages)}
+    wanted = [_requirement(text) for text in packages]
+    asked = {requirement.name: str(requirement) for requirement in wanted}
     if target is None:
         return Pins(pins=tuple(asked.values()))
+    _refuse_paths(wanted)
     imported = {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names}
     providers = kernel.distributions(imported)
     chosen = {canonicalize_name(name) for name in asked}
@@ -119,6 +122,17 @@ def _requirement(text: str) -> Requirement:
         ) from error
 
 
+def _refuse_paths(requirements: Iterable[Requirement]) -> None:
+    for one in requirements:
+        if one.url and urlsplit(one.url).scheme in ("", "file"):
+            raise CannotTravel(
+                what=f"--packages `{one}` cannot be installed in the job",
+                why="it names a path of this machine, which the job does not have",
+                next="install it here as editable (pip install -e PATH), then its source travels; or from an index",
+                path=one.url,
+            )
+
+
 @lru_cache(maxsize=4)
 def _by_name(places: _Stamps) -> Mapping[str, Path]:
     """The metadata directory of each distribution; what comes first on the path hides the rest."""
@@ -131,19 +145,42 @@ def _by_name(places: _Stamps) -> Mapping[str, Path]:
     return found
 
 
+def _installed(name: str, places: _Stamps) -> Installed | None:
+    place = _by_name(places).get(canonicalize_name(name))
+    return _record(place, place.stat().st_mtime_ns) if place else None
+
+
 @lru_cache(maxsize=1024)
 def _record(place: Path, mtime: int) -> Installed:
     distribution = PathDistribution(place)
     wheel = distribution.read_text("WHEEL") or ""
     url = distribution.read_text("direct_url.json")
+    said = _said(distribution.read_text("METADATA") or "")
+    old = not said.get("Name")  # before wheels, the requirements stood in a file of their own
     return Installed(
-        name=distribution.name,
-        version=distribution.version,
+        name=distribution.name if old else said["Name"][0],
+        version=distribution.version if old else said["Version"][0],
         installer=(distribution.read_text("INSTALLER") or "").strip(),
-        requires=tuple(distribution.requires or ()),
+        requires=tuple(distribution.requires or ()) if old else tuple(said.get("Requires-Dist", ())),
         tags=tuple(line.partition(":")[2].strip() for line in wheel.splitlines() if line.startswith("Tag:")),
         url=json.loads(url) if url else None,
     )
+
+
+def _said(metadata: str) -> dict[str, list[str]]:
+    """The headers of METADATA. `importlib.metadata` reads the whole file, with its long description, for each."""
+    found: dict[str, list[str]] = {}
+    header: list[str] = []
+    for line in metadata.replace("\r\n", "\n").split("\n"):
+        if not line:
+            break
+        if line[0] in " \t" and header:
+            header[-1] += " " + line.strip()
+            continue
+        key, _, value = line.partition(":")
+        header = found.setdefault(key, [])
+        header.append(value.strip())
+    return found
 
 
 @lru_cache(maxsize=64)

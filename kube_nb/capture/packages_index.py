@@ -9,7 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from packaging.utils import parse_sdist_filename as sdist
 from packaging.utils import parse_wheel_filename as wheel
 from packaging.version import InvalidVersion, Version
 
-from kube_nb.runner.installer import CREDENTIALS
+from kube_nb.capture.packages_roots import content_of, without_public_roots
+from kube_nb.runner.installer import CREDENTIALS, PROXIES, PROXY_VARIABLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Index:
         no_index: only `find_links` count.
         ca: file with the certificates to trust. insecure: hosts that are not asked for one.
         credentials: URL as above -> "user:password". Secret; in no URL above.
+        proxies: variable -> URL, or the hosts that need none. Secret: a password may be in them.
     """
 
     url: str = ""
@@ -45,9 +47,17 @@ class Index:
     ca: Path | None = None
     insecure: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def manifest(self) -> dict[str, Any]:
-        """What the runner is told, without the credentials; empty where nothing is configured."""
+    def manifest(self, *, public_roots: bool = True) -> dict[str, Any]:
+        """What the runner is told, without the credentials; empty where nothing is configured.
+
+        Args:
+            public_roots: without, what everybody trusts is left out of the certificates: where the job runs it has
+                its own, and a quarter of a megabyte for each job is a lot to keep.
+        """
+        ca = content_of(self.ca)
+        private = ca if public_roots else without_public_roots(ca)
         told: dict[str, Any] = {
             "url": self.url,
             "extra": list(self.extra),
@@ -55,13 +65,18 @@ class Index:
             "strategy": self.strategy,
             "no_index": self.no_index,
             "insecure": list(self.insecure),
-            "ca": _content(self.ca),
+            "ca": private,
+            "ca_public": private != ca,
         }
         return {key: value for key, value in told.items() if value}
 
     def env(self) -> dict[str, str]:
         """Secret: the credentials, as a variable of the job that the runner removes before the code starts."""
         return {CREDENTIALS: json.dumps(dict(self.credentials))} if self.credentials else {}
+
+    def env_elsewhere(self) -> dict[str, str]:
+        """Secret: the same with the way to the index, which a job does not inherit from this process there."""
+        return self.env() | ({PROXIES: json.dumps(dict(self.proxies))} if self.proxies else {})
 
 
 def user_index(
@@ -102,6 +117,37 @@ def user_index(
         ca=Path(ca).expanduser() if ca else None,
         insecure=tuple(dict.fromkeys(host for source in sources for host in source.get("insecure", []))),
         credentials=credentials,
+        proxies=_proxies(env, "".join(pip.get("proxy", [])[:1])),
+    )
+
+
+def _proxies(env: Mapping[str, str], of_pip: str) -> dict[str, str]:
+    """What uv and pip go through: variables, before which pip's own setting comes."""
+    known = {name: env.get(name) or env.get(name.lower()) or "" for name in PROXY_VARIABLES}
+    if of_pip:
+        known |= {"HTTP_PROXY": of_pip, "HTTPS_PROXY": of_pip}
+    found = {name: value for name, value in known.items() if value}
+    return found if set(found) - {"NO_PROXY"} else {}
+
+
+def with_setting(index: Index, urls: Sequence[str]) -> Index:
+    """The index that the setting `index` names, in the place of the installers' own; certificates stay.
+
+    It is reached without the proxies of this machine: whoever names it there means one that jobs reach.
+    """
+    if not urls:
+        return index
+    credentials = dict(index.credentials)
+    first, *further = dict.fromkeys(_without_credentials(url, credentials) for url in urls)
+    return replace(
+        index,
+        url=first,
+        extra=tuple(further),
+        find_links=(),
+        strategy="",
+        no_index=False,
+        credentials=credentials,
+        proxies={},
     )
 
 
@@ -125,6 +171,7 @@ def _pip(env: Mapping[str, str], home: Path) -> _Source:
         "url": options.get("index-url", options.get("pypi-url", "")).split(),
         "extra": options.get("extra-index-url", "").split(),
         "find_links": options.get("find-links", "").split(),
+        "proxy": options.get("proxy", "").split(),
         "insecure": options.get("trusted-host", "").split(),
         "ca": [options["cert"]] if options.get("cert") else [],
         "no_index": [True] if options.get("no-index", "").lower() in _TRUE else [],
@@ -244,13 +291,6 @@ def _without_credentials(url: str, credentials: dict[str, str]) -> str:
     return plain
 
 
-def _content(path: Path | None) -> str:
-    try:
-        return path.read_text(encoding="utf-8") if path else ""
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
 @dataclass(frozen=True)
 class Offer:
     """What an index has of one version of a package for the target.
@@ -276,7 +316,12 @@ def nobody(name: str, version: str) -> Offer:
 
 
 def serving(index: Index, tags: frozenset[Tag], fetch: Fetch) -> Serves:
-    """What `index` has for a target that can use wheels with one of `tags`; each page is fetched once."""
+    """What `index` has for a target that can use wheels with one of `tags`; each page is fetched once.
+
+    Where no main index is configured, the installer's own is asked in the job and not here: what the others lack is
+    then not known.
+    """
+    complete = bool(index.url or index.no_index)
     pages: dict[str, list[tuple[str, int | None]] | None] = {}
 
     def serves(name: str, version: str) -> Offer:
@@ -284,7 +329,8 @@ def serving(index: Index, tags: frozenset[Tag], fetch: Fetch) -> Serves:
         if key not in pages:
             pages[key] = _files(index, key, fetch)
         files = pages[key]
-        return Offer() if files is None else _offer(files, key, version, tags)
+        offer = Offer() if files is None else _offer(files, key, version, tags)
+        return offer if offer.found or complete else Offer()
 
     return serves
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,63 +21,55 @@ from packaging.version import InvalidVersion, Version
 
 from kube_nb.capture.packages_index import Offer, Serves, nobody
 from kube_nb.errors import CannotTravel
+from kube_nb.spec import Platform
 
 _NEWEST_GLIBC = 36  # of the slim Python images: Debian 12
 _SYSTEMS = {"Linux": ("linux", "posix"), "Darwin": ("darwin", "posix"), "Windows": ("win32", "nt")}
 _CALLED = {"Darwin": "macOS"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Platform:
-    """Where packages are installed.
+def called(platform: Platform) -> str:
+    """A platform for a person: `macOS (arm64)`."""
+    return f"{_CALLED.get(platform.system, platform.system)} ({platform.machine})"
 
-    Attributes:
-        system: "Linux", "Darwin" or "Windows". machine: as `platform.machine()` says it there.
-        python: full version, e.g. "3.11.7".
-    """
 
-    system: str = "Linux"
-    machine: str = "x86_64"
-    python: str = "3.11.0"
+def markers_of(platform: Platform) -> dict[str, str]:
+    """What environment markers of requirements are compared with there."""
+    sys_platform, os_name = _SYSTEMS.get(platform.system, (platform.system.lower(), "posix"))
+    return {
+        "os_name": os_name,
+        "sys_platform": sys_platform,
+        "platform_system": platform.system,
+        "platform_machine": platform.machine,
+        "platform_release": "",
+        "platform_version": "",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+        "implementation_version": platform.python,
+        "python_version": ".".join(platform.python.split(".")[:2]),
+        "python_full_version": platform.python,
+    }
 
-    def __str__(self) -> str:
-        return f"{_CALLED.get(self.system, self.system)} ({self.machine})"
 
-    def markers(self) -> dict[str, str]:
-        """What environment markers of requirements are compared with."""
-        sys_platform, os_name = _SYSTEMS.get(self.system, (self.system.lower(), "posix"))
-        return {
-            "os_name": os_name,
-            "sys_platform": sys_platform,
-            "platform_system": self.system,
-            "platform_machine": self.machine,
-            "platform_release": "",
-            "platform_version": "",
-            "platform_python_implementation": "CPython",
-            "implementation_name": "cpython",
-            "implementation_version": self.python,
-            "python_version": ".".join(self.python.split(".")[:2]),
-            "python_full_version": self.python,
-        }
-
-    def tags(self) -> frozenset[tags.Tag]:
-        """The tags of wheels that can be installed there."""
-        version = (int(self.python.split(".")[0]), int(self.python.split(".")[1]))
-        if self.system == "Linux":
-            legacy = ["manylinux2014", "manylinux2010", "manylinux1", "linux"]
-            names = [f"manylinux_2_{minor}" for minor in range(_NEWEST_GLIBC, 4, -1)] + legacy
-            platforms = [f"{name}_{self.machine}" for name in names]
-        elif self.system == "Darwin":
-            platforms = list(tags.mac_platforms((14, 0), self.machine))
-        else:
-            platforms = [{"AMD64": "win_amd64", "ARM64": "win_arm64", "x86": "win32"}.get(self.machine, "win_amd64")]
-        interpreter = f"cp{version[0]}{version[1]}"
-        return frozenset(
-            chain(
-                tags.cpython_tags(version, platforms=platforms),
-                tags.compatible_tags(version, interpreter, platforms),
-            )
+def tags_of(platform: Platform) -> frozenset[tags.Tag]:
+    """The tags of wheels that can be installed there."""
+    version = (int(platform.python.split(".")[0]), int(platform.python.split(".")[1]))
+    machine = platform.machine
+    if platform.system == "Linux":
+        legacy = ["manylinux2014", "manylinux2010", "manylinux1", "linux"]
+        names = [f"manylinux_2_{minor}" for minor in range(_NEWEST_GLIBC, 4, -1)] + legacy
+        platforms = [f"{name}_{machine}" for name in names]
+    elif platform.system == "Darwin":
+        platforms = list(tags.mac_platforms((14, 0), machine))
+    else:
+        platforms = [{"AMD64": "win_amd64", "ARM64": "win_arm64", "x86": "win32"}.get(machine, "win_amd64")]
+    interpreter = f"cp{version[0]}{version[1]}"
+    return frozenset(
+        chain(
+            tags.cpython_tags(version, platforms=platforms),
+            tags.compatible_tags(version, interpreter, platforms),
         )
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +179,9 @@ def resolve_for(
     rules = _Rules(target, serves)
     known = rules.named(lock)
     wanted = set(known) if roots is None else {rules.names.get(key, key) for key in map(canonicalize_name, roots)}
-    reached = _closure(known, wanted, [target.markers()])
+    reached = _closure(known, wanted, [markers_of(target)])
     for key in sorted(_closure(known, wanted, _any_system(target)) - reached):
-        rules.leave_out(known[key], f"for another platform than {target}")
+        rules.leave_out(known[key], f"for another platform than {called(target)}")
     imported_first = sorted(reached, key=lambda key: (key not in wanted, key))
     decided = {key: pin for key in imported_first if (pin := rules.pin(known[key]))}
     if rules.refused:
@@ -209,7 +202,9 @@ def resolve_for(
 
 def _any_system(target: Platform) -> list[dict[str, str]]:
     systems = {"Linux": "x86_64", "Darwin": "arm64", "Windows": "AMD64"}
-    return [Platform(system=name, machine=machine, python=target.python).markers() for name, machine in systems.items()]
+    return [
+        markers_of(Platform(system=name, machine=machine, python=target.python)) for name, machine in systems.items()
+    ]
 
 
 def _closure(
@@ -233,11 +228,15 @@ def _closure(
 
 def requirements(distribution: Installed) -> Iterator[Requirement]:
     """What a distribution requires; what no installer of today can read is left out."""
-    for text in distribution.requires:
-        try:
-            yield Requirement(text)
-        except InvalidRequirement:
-            continue
+    yield from filter(None, map(_parsed, distribution.requires))
+
+
+@lru_cache(maxsize=8192)
+def _parsed(text: str) -> Requirement | None:
+    try:
+        return Requirement(text)
+    except InvalidRequirement:
+        return None
 
 
 @dataclass
@@ -253,7 +252,7 @@ class _Rules:
     _by_conda: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._usable = self.target.tags()
+        self._usable = tags_of(self.target)
 
     def leave_out(self, one: Installed, reason: str) -> None:
         self._left_out.setdefault(reason, []).append(f"{one.name} {one.version}")
@@ -301,7 +300,7 @@ class _Rules:
             return None  # its source travels as local modules
         for pattern, system in _ONLY_ON.items():
             if system != self.target.system and re.fullmatch(pattern, one.key):
-                self.leave_out(one, f"for another platform than {self.target}")
+                self.leave_out(one, f"for another platform than {called(self.target)}")
                 return None
         if one.conda:
             return self._from_conda(one)
@@ -310,7 +309,7 @@ class _Rules:
         if "+" in one.version:
             return self._labelled(one)
         if self._built_elsewhere(one.tags) and self.serves(one.name, one.version).found is False:
-            self.leave_out(one, f"for another platform than {self.target}")
+            self.leave_out(one, f"for another platform than {called(self.target)}")
             return None
         return _exactly(one)
 

@@ -47,8 +47,10 @@ def _stamps() -> Iterator[_Stamp]:
     sources = {f"{PACKAGE}/events.py": _KUBE_NB / "events.py"}
     for path in sorted((_KUBE_NB / "runner").glob("*.py")):
         sources[f"{PACKAGE}/runner/{path.name}"] = path
-    # The entry is the script at the top of the object; a copy of it inside the package would never be imported.
-    sources["main.py"] = sources.pop(f"{PACKAGE}/runner/entry.py", _KUBE_NB / "runner" / "entry.py")
+    # The entries are scripts at the top of the object; copies of them inside the package would never be imported.
+    # `__main__.py` is what a pod runs when the whole object is one zip.
+    for place, name in (("main.py", "entry.py"), ("__main__.py", "pod_entry.py")):
+        sources[place] = sources.pop(f"{PACKAGE}/runner/{name}", _KUBE_NB / "runner" / name)
     sources["small/kube_nb/__init__.py"] = _KUBE_NB / "inside.py"
     sources |= _cloudpickle()
     for place, path in sorted(sources.items()):
@@ -105,7 +107,7 @@ def _make(home: Path, stamps: tuple[_Stamp, ...]) -> None:
 def _compile(draft: Path, home: Path) -> None:
     """Byte code beside the sources, never checked against them: the directory does not change any more."""
     for path in draft.rglob("*.py"):
-        if path.name != "main.py":
+        if path.name not in ("main.py", "__main__.py"):
             final = home / path.relative_to(draft)
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
             py_compile.compile(str(path), dfile=str(final), doraise=True, invalidation_mode=mode)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kube_nb.spec import Task
+from kube_nb.spec import Platform, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A cell, a call or a script.
+    """A cell, a call, a script or a notebook.
 
     Attributes:
-        source: what runs.
+        source: what runs; of a notebook, all of it as JSON.
         namespace: the kernel's names; its identity stands for the job's own `__main__`.
         task: which kind of work it is, and how the person calls it.
         values: names that travel beside those the source reads.
@@ -25,6 +25,8 @@ class Work:
         returns: the value of the last expression is the result.
         root: the directory whose modules and files travel.
         notebook: session of the kernel, to find its last job.
+        how: of a notebook: how it is executed, as the runner reads it.
+        record: what the journal keeps of it beside the spec.
     """
 
     source: str
@@ -39,6 +41,8 @@ class Work:
     returns: bool = False
     root: Path = field(default_factory=Path.cwd)
     notebook: str = ""
+    how: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,8 @@ class Choice:
         send: only these names travel; None: what is read. keep: these stay here.
         outputs: exactly these come back; None: what was assigned or changed.
         include: patterns of files that travel; collect: of files that come back.
-        packages: requirements; install: "missing" or "never".
+        packages: requirements; install: "missing" or "never"; index: package indexes of the settings.
+        target: where packages are installed; None: in the kernel's own interpreter.
         limit: bytes that come back unasked; budget: seconds for finding what changed.
     """
 
@@ -60,5 +65,7 @@ class Choice:
     collect: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     install: str = "missing"
+    index: tuple[str, ...] = ()
+    target: Platform | None = None
     limit: int
     budget: float

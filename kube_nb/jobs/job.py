@@ -336,9 +336,13 @@ class Job:
 
     # Ending it ------------------------------------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Ask the job to end; returns at once. A job that has ended stays as it is."""
-        self._backend.cancel(self.id)
+    def cancel(self, *, force_lost: bool = False) -> None:
+        """Ask the job to end; returns at once. A job that has ended stays as it is.
+
+        Args:
+            force_lost: do not wait for machines that are not heard of any more; what runs there may go on.
+        """
+        self._backend.cancel(self.id, force_lost=force_lost)
 
     def delete(self) -> None:
         """Remove the job and all that is left of it; a live one is cancelled first."""

@@ -37,6 +37,7 @@ class Entry:
         shipped: bytes of the bundle.
         spec: what was submitted, as `dataclasses.asdict` gives it, so that it can be submitted again.
         returns: the result is one value (function or line form), not names.
+        run: of a notebook: what ran with which parameters, where it came from, and where its output goes.
     """
 
     id: JobId
@@ -54,6 +55,7 @@ class Entry:
     sent: list[str] = field(default_factory=list)
     shipped: int = 0
     returns: bool = False
+    run: dict[str, Any] = field(default_factory=dict)
 
 
 class Journal:

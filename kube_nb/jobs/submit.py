@@ -21,6 +21,7 @@ from kube_nb.jobs.assign import ABSENT, BEFORE, JOURNAL, fingerprints
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Entry, Journal
 from kube_nb.jobs.outputs import kernel_namespace, size_text
+from kube_nb.jobs.yaml_text import yaml_of
 from kube_nb.options import Options
 from kube_nb.spec import JobSpec, new_job_id, spec_from
 
@@ -68,11 +69,13 @@ class Plan:
         choice = Choice(
             send=None if options.send is None else frozenset(options.send),
             keep=frozenset(options.keep),
-            outputs=() if work.task.kind == "script" else options.outputs,
+            outputs=() if work.task.kind in ("script", "notebook") else options.outputs,
             include=options.include,
             collect=options.collect,
             packages=spec.environment.packages,
             install=spec.environment.install,
+            index=settings.get("index"),
+            target=backend.platform(spec),
             limit=settings.get("return_limit"),
             budget=settings.get("compare_budget"),
         )
@@ -88,8 +91,11 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences that go with the job: warnings, and what has no effect on this target."""
-        said = [_sentence(finding) for finding in self.findings]
+        """Sentences that go with the job: warnings, and what has no effect on this target.
+
+        What could not be known before the submit is told by `describe` alone: the job itself will show it.
+        """
+        said = [_sentence(finding) for finding in self.findings if finding.level != "unknown"]
         return said + list(self.cargo.notes)
 
     def submit(self, *, detached: bool = False) -> Job:
@@ -123,16 +129,29 @@ class Plan:
             procs=self.spec.resources.procs,
             notebook=self.cargo.work.notebook,
             before=fingerprints(before) if detached else {n: None if v is ABSENT else "" for n, v in before.items()},
-            notes=self.notes,
+            notes=[*self.notes, *bundle.notes],
             spec=asdict(self.spec),
             sent=[*self.cargo.values, *self.cargo.remote],
             shipped=bundle.size,
             returns=self.cargo.work.returns,
+            run=self._record(bundle) if self.cargo.work.record else {},
         )
         journal = Journal(state)
         job = _create(self.backend, self.spec, bundle, entry, journal)
         job.shared |= {BEFORE: before, JOURNAL: journal, "detached": detached}
         return job
+
+    def _record(self, bundle: Bundle) -> dict[str, Any]:
+        """What a person needs to tell this run from others, and to do it again."""
+        packages = self.cargo.packages.manifest
+        lock = {key: list(packages[key]) for key in ("pins", "constraints")}
+        image = self.spec.environment.image
+        return {**self.cargo.work.record, "bundle": bundle.digest, "lock": lock, "image": image}
+
+    def manifests(self) -> str:
+        """The objects that a submit would make, as YAML for `kubectl apply`; empty where the target makes none."""
+        made = self.backend.objects(self.spec)
+        return yaml_of(made) if made else ""
 
     def describe(self) -> list[tuple[str, str]]:
         """The preflight as rows: what would run where, what travels, what stands against it."""
@@ -145,14 +164,16 @@ class Plan:
             rows.append(("files", ", ".join(self.cargo.files)))
         asked = {k: v for k, v in asdict(resources).items() if v is not None}
         rows.append(("asks", ", ".join(f"{k} {_asked(k, v)}" for k, v in asked.items())))
-        if environment.packages:
-            rows.append(("packages", ", ".join(environment.packages)))
+        installed = self.cargo.packages.manifest["pins"]
+        if installed:
+            rows.append(("packages", ", ".join(installed)))
         if environment.env_names:
             rows.append(("variables", ", ".join(environment.env_names) + " (values are never shown)"))
         outputs = self.cargo.choice.outputs
         back = "what the cell assigns or changes" if outputs is None else ", ".join(outputs) or "nothing"
         rows.append(("returns", back))
-        return rows + [("note", note) for note in self.notes]
+        unknown = [_sentence(finding) for finding in self.findings if finding.level == "unknown"]
+        return rows + [("note", note) for note in self.notes] + [("unknown", text) for text in unknown]
 
 
 def rerun(job: Job, backend: Backend, settings: Settings, environ: Mapping[str, str] = os.environ) -> Job:
@@ -178,10 +199,12 @@ def rerun(job: Job, backend: Backend, settings: Settings, environ: Mapping[str, 
             next=f"set os.environ[{absent[0]!r}] first",
         )
     state, key = Path(settings.get("state_dir")), secrets.token_bytes(32)
-    bundle = repack(backend.bundle(job.id), spec, state=state, key=key)
-    bundle = replace(bundle, env={name: environ[name] for name in spec.environment.env_names})
+    bundle = repack(backend.bundle(job.id), spec, state=state, key=key, index=settings.get("index"))
+    own = {name: environ[name] for name in spec.environment.env_names}
+    bundle = replace(bundle, env={**own, **bundle.env})
     before = {name: kernel_namespace().get(name, ABSENT) for name in old.before}
-    entry = replace(old, id=spec.id, created=time.time(), key=key.hex(), before=fingerprints(before))
+    run = old.run | {"bundle": bundle.digest} if old.run else {}
+    entry = replace(old, id=spec.id, created=time.time(), key=key.hex(), before=fingerprints(before), run=run)
     again = _create(backend, spec, bundle, entry, Journal(state))
     again.shared |= {BEFORE: before, "detached": True}
     return again
@@ -216,6 +239,8 @@ def _sentence(finding: Finding) -> str:
 
 
 def _asked(name: str, value: Any) -> str:
-    if name == "memory":
+    if name in ("memory", "shm", "disk"):
         return size_text(value)
-    return f"{value['count']} {value['resource']}" if isinstance(value, dict) else f"{value:g}"
+    if isinstance(value, dict):
+        return " ".join([str(value["count"]), value["resource"], *value["products"]])
+    return f"{value:g}"

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "kube_train",
+    "kube_notebook",
     "kube_jobs",
     "kube_logs",
     "kube_attach",
@@ -24,10 +25,11 @@ def load(shell: InteractiveShell) -> None:
     """Register the magics and their completion; doing it again changes nothing."""
     from kube_nb.magics.complete import complete
     from kube_nb.magics.manage import JobMagics
+    from kube_nb.magics.notebook import NotebookMagics
     from kube_nb.magics.setup import SetupMagics
     from kube_nb.magics.train import TrainMagics
 
-    for magics in (TrainMagics, JobMagics, SetupMagics):
+    for magics in (TrainMagics, NotebookMagics, JobMagics, SetupMagics):
         shell.register_magics(magics)
     completer = getattr(shell, "Completer", None)
     if completer is not None and complete not in completer.custom_matchers:

@@ -8,14 +8,15 @@ from typing import Any
 from IPython.core.completer import SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.getipython import get_ipython
 
-from kube_nb.magics import manage, setup, train
+from kube_nb.magics import manage, notebook, setup, train
 
 _FLAGS = {
     "kube_train": train.FLAGS,
+    "kube_notebook": notebook.FLAGS,
     "kube_jobs": manage.JOBS,
     "kube_logs": manage.LOGS,
     "kube_attach": manage.ONE,
-    "kube_cancel": manage.ONE,
+    "kube_cancel": manage.CANCEL,
     "kube_delete": manage.ONE,
     "kube_rerun": manage.ONE,
     "kube_config": setup.CONFIG,

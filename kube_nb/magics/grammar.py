@@ -45,6 +45,7 @@ class Flag:
         help: one line.
         choices: the only values there are.
         spaced: a "param" that is also written `-p NAME VALUE`.
+        raw: a "param" whose value is the text as it stands.
     """
 
     names: tuple[str, ...]
@@ -56,6 +57,7 @@ class Flag:
     help: str = ""
     choices: tuple[str, ...] = ()
     spaced: bool = False
+    raw: bool = False
 
     def __post_init__(self) -> None:
         if not self.dest:
@@ -267,7 +269,7 @@ class _Parser:
             pieces, end = following.pieces, following.end
         if not name.isidentifier():
             _bad(f"`{name}` is not a name", f"write {written} NAME=VALUE")
-        value = self._value(pieces, written, as_yaml=True)
+        value = self._value(pieces, written, as_yaml=not flag.raw)
         self.values[flag.dest] = self.values.get(flag.dest, {}) | {name: self._checked(flag, written, value)}
         return end
 

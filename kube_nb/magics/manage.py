@@ -9,12 +9,13 @@ from typing import Any
 from IPython.core.magic import line_magic, magics_class, no_var_expand
 
 from kube_nb.magics.base import KubeMagics, helped
-from kube_nb.magics.flags import ALL_USERS, FOLLOW, ON, RANK
+from kube_nb.magics.flags import ALL_USERS, FOLLOW, FORCE_LOST, ON, RANK
 from kube_nb.magics.grammar import Flag
 
 JOBS = (ON, ALL_USERS, Flag(names=("--all",), kind="switch", help="all of them, not the newest 50 alone"))
 LOGS = (ON, FOLLOW, RANK)
 ONE = (ON,)
+CANCEL = (ON, FORCE_LOST)
 _NEWEST = 50
 
 
@@ -66,12 +67,12 @@ class JobMagics(KubeMagics):
 
     @line_magic
     @no_var_expand
-    @helped("kube_cancel", ONE, "Ask a job to end: SIGTERM, grace, SIGKILL.", words="[JOB]")
+    @helped("kube_cancel", CANCEL, "Ask a job to end: SIGTERM, grace, SIGKILL.", words="[JOB]")
     def kube_cancel(self, line: str) -> Any:
         """Ask a job to end and wait until it has: SIGTERM, grace, SIGKILL."""
-        args = self.read(line, ONE, words=1)
+        args = self.read(line, CANCEL, words=1)
         job = self.job(args)
-        job.cancel()
+        job.cancel(force_lost="force_lost" in args.given)
         return job.wait()
 
     @line_magic

@@ -7,10 +7,10 @@ from typing import Any
 from IPython.core.magic import line_magic, magics_class, no_var_expand
 
 from kube_nb.magics.base import KubeMagics, helped, keep_settings, settings_of
-from kube_nb.magics.flags import ON, SAVE
+from kube_nb.magics.flags import ON, RBAC, SAVE
 
 CONFIG = (SAVE,)
-DOCTOR = (ON,)
+DOCTOR = (ON, RBAC)
 
 
 @magics_class
@@ -52,10 +52,14 @@ class SetupMagics(KubeMagics):
     @helped("kube_doctor", DOCTOR, "Say what works here and what is missing.")
     def kube_doctor(self, line: str) -> Any:
         """Say what works here, what is free, and what is missing with how to mend it."""
-        from kube_nb.doctor import examine
+        from kube_nb.doctor import examine, to_apply, where
         from kube_nb.widgets.tables import Table
 
         args = self.read(line, DOCTOR)
         client = self.client(on=args.values.get("on"))
-        rows = [(check.name, check.state, check.text) for check in examine(client)]
-        return Table(("check", "state", ""), rows, caption=client.backend.where)
+        if "rbac" in args.given:
+            print(client.grant(), end="")
+            return None
+        checks = examine(client)
+        rows = [(check.name, check.state, check.text) for check in checks]
+        return Table(("check", "state", ""), rows, caption=where(client), after=to_apply(checks))

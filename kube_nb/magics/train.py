@@ -48,7 +48,10 @@ class TrainMagics(KubeMagics):
         if args.given & {"dry_run"}:
             from kube_nb.widgets.tables import Table
 
-            return Table(("", ""), client.plan(work).describe(), caption="Nothing was sent.")
+            plan = client.plan(work)
+            if manifests := plan.manifests():
+                print(manifests)
+            return Table(("", ""), plan.describe(), caption="Nothing was sent.")
         detached = "detach" in args.given
         job, board = send(shell, client, work, detached=detached)
         if "job" in args.given:

@@ -28,14 +28,18 @@ CODES: dict[str, int] = {
     "EnvironmentFailed": 84,
     "OutOfMemory": 85,
     "OutOfDisk": 86,
+    "Disrupted": 87,
+    "NotUploaded": 87,
     "RunnerFault": 87,
+    "Again": 88,
+    "RendezvousBlocked": 89,
 }
 """Every code an attempt can end with, and the runner's exit status that goes with it."""
 
 LIMIT = 4096
 """Bytes that a kubelet takes of a termination message."""
 _EVALUE = 500
-_FROM_RANK = frozenset({"BundleCorrupted", "EnvironmentFailed", "OutOfMemory", "OutOfDisk"})
+_FROM_RANK = frozenset({"BundleCorrupted", "EnvironmentFailed", "OutOfMemory", "OutOfDisk", "TimedOut"})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -47,6 +51,18 @@ class CannotGoOn(Exception):
         self.code = code
         self.evalue = evalue
         self.detail = detail or {}
+
+
+class Ended(Exception):
+    """The attempt ends here, and how is known already, e.g. from another node.
+
+    Attributes:
+        end: the END.
+    """
+
+    def __init__(self, end: dict[str, Any]) -> None:
+        super().__init__(end["code"])
+        self.end = end
 
 
 def disk_is_full(error: OSError) -> bool:
@@ -89,6 +105,9 @@ def of_rank(
     how: dict[str, Any] = {"exit": waited, "signal": None} if waited >= 0 else {"exit": None, "signal": -waited}
     if bye is None and error is None:
         return _without_goodbye(rank, how, out_of_memory)
+    if bye is not None and bye.get("status") == "died":  # not the rank itself, but the process that did its work
+        died = _without_goodbye(rank, {"exit": bye.get("exit"), "signal": bye.get("signal")}, out_of_memory)
+        return died | {"detail": died["detail"] | {"place": str(bye.get("place", ""))}}
     bye = bye or {"status": "error"}  # it told of its failure, and something ended it before it could say goodbye
     status = bye.get("status")
     if status == "ok" or (status == "exit" and not bye.get("exit")):
@@ -104,7 +123,8 @@ def of_rank(
     code = bye.get("code")
     if code not in _FROM_RANK:
         code = "OutOfDisk" if _says_disk_full(known["ename"], known["evalue"]) else "Exception"
-    return end(code, rank, **known, **how)
+    detail = bye.get("detail")
+    return end(code, rank, **known, **how, detail=detail if isinstance(detail, dict) else {})
 
 
 def _without_goodbye(rank: int, how: dict[str, Any], out_of_memory: bool) -> dict[str, Any]:
@@ -157,12 +177,21 @@ def read_end(path: str) -> dict[str, Any] | None:
 def parse_end(message: bytes | str) -> dict[str, Any] | None:
     """An END from its text, e.g. a pod's `terminated.message`; None where it is none."""
     try:
-        record = json.loads(message)
+        return checked(json.loads(message))
     except ValueError:
         return None
+
+
+def checked(record: object) -> dict[str, Any] | None:
+    """An END with every key; None where `record` is none."""
     if not isinstance(record, dict) or record.get("code") not in CODES:
         return None
     return end(record["code"], 0) | record
+
+
+def status_of(record: dict[str, Any]) -> int:
+    """The exit status that goes with an END: what is a loss of the machine's counts for no failure of the code."""
+    return CODES["Again" if record["detail"].get("disruption") else record["code"]]
 
 
 def code_of(status: int) -> str | None:

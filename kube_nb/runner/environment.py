@@ -11,21 +11,28 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import interpreter
 from .install_failure import EnvironmentFailed
-from .installer import CREDENTIALS, Installer, Say
+from .installer import CREDENTIALS, PROXIES, Installer, Say
 from .interpreter import Interpreter, name_of
 
-__all__ = ["EnvironmentFailed", "prepare"]
+__all__ = ["EnvironmentFailed", "forget", "prepare"]
+
+CACHE = "cache"
+"""Beside the environments: what installers have fetched, where it is not the person's own cache."""
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_held: list[int] = []
+"""Locks of the environments that this process uses."""
 
 
 def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
@@ -35,7 +42,8 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
     behind never looks complete.
 
     Args:
-        packages: of the manifest: "pins", "constraints", "install", "index", "requires_ipython".
+        packages: of the manifest: "pins", "inferred" (those of them that nobody asked for by name), "constraints",
+            "install", "index", "requires_ipython".
         store: where installed packages are kept for later jobs.
         say: gets what is going on, one line at a time.
 
@@ -43,6 +51,7 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
         EnvironmentFailed: something is missing and cannot or must not be installed.
     """
     secrets: dict[str, str] = json.loads(os.environ.pop(CREDENTIALS, "{}"))
+    proxies: dict[str, str] = json.loads(os.environ.pop(PROXIES, "{}"))
     wanted = [str(pin) for pin in packages.get("pins", ())]
     if packages.get("requires_ipython") and not any(name_of(pin) == "ipython" for pin in wanted):
         wanted.append("ipython")
@@ -53,7 +62,8 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
     if not missing:
         return []
     if packages.get("install") == "never":
-        raise _forbidden(missing)
+        _make_do(missing, frozenset(packages.get("inferred", ())), say)
+        return []
     constraints = [str(one) for one in packages.get("constraints", ())]
     met = [pin for pin in wanted if pin not in missing]
     index = packages.get("index") or {}
@@ -61,12 +71,16 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
     home = store / key
     try:
+        _hold(store, key)
         if not _complete(home):
             say(f"installing {', '.join(missing)}")
             with _locked(store / f"{key}.lock", say):
                 if not _complete(home):
+                    _hold(store, CACHE)
                     installer = Installer(found, index, secrets, say)
+                    installer.proxies = proxies
                     _install(installer, home, list(missing), constraints, met)
+        os.utime(home)
     except OSError as error:
         raise _no_room(store, error) from error
     return [str(home / "site")]
@@ -97,14 +111,49 @@ def _complete(home: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path, say: Say) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(path, "w") as file:
+    with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("waiting for another job that installs the same packages")
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise  # some shared disks know none: then two jobs at once install twice
         yield
+
+
+def _hold(store: Path, key: str) -> None:
+    """Use an environment until this process ends: nobody removes it meanwhile."""
+    store.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(store / f"{key}.used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _held.append(fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)  # whoever removes it right now is soon done
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def forget(store: Path, key: str) -> bool:
+    """Remove an environment, or the installers' `CACHE`; False: it is in use, and stays.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if not re.fullmatch(rf"[0-9a-f]{{40}}|{CACHE}", key):
+        raise OSError(errno.EINVAL, f"{key[:80]!r} is no environment")
+    with open(store / f"{key}.used", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        home, leaving = store / key, store / f".leaving-{key}"
+        with suppress(FileNotFoundError):
+            home.rename(leaving)  # what is removed half must not look complete
+        if leaving.exists():
+            shutil.rmtree(leaving)
+    return True
 
 
 def _install(installer: Installer, home: Path, wanted: list[str], constraints: list[str], met: list[str]) -> None:
@@ -125,6 +174,19 @@ def _install(installer: Installer, home: Path, wanted: list[str], constraints: l
         (draft / "complete").rename(home / "complete")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _make_do(missing: Mapping[str, str], inferred: frozenset[str], say: Say) -> None:
+    """Where nothing may be installed, another version of what the kernel has is better than none; it is said.
+
+    Raises:
+        EnvironmentFailed: something is not there at all, or not as the person asked for it.
+    """
+    absent = {pin: version for pin, version in missing.items() if not version or pin not in inferred}
+    if absent:
+        raise _forbidden(absent)
+    for pin, version in missing.items():
+        say(f"{name_of(pin)} is {version} here; the kernel has {pin}")
 
 
 def _forbidden(missing: Mapping[str, str]) -> EnvironmentFailed:

@@ -61,6 +61,7 @@ def dump(
     inline: int = 0,
     codes: Iterable[types.CodeType] = (),
     also: Callable[[frozenset[str]], Mapping[str, Any]] | None = None,
+    modules: set[str] | None = None,
 ) -> GraphRef:
     """Store `values` as one graph.
 
@@ -72,6 +73,7 @@ def dump(
         codes: code that will run with these values: the submodules it reads through a package are imported by loading.
         also: asked with the names of the namespace that functions in the graph read and that are not in it yet, until
             there are none; returns those values that shall travel too.
+        modules: gets the names of the modules that loading the graph will import, and of some that it will not.
 
     Raises:
         NotPicklable: names the first value that cannot be pickled.
@@ -95,6 +97,8 @@ def dump(
             pickler.dump(more, blame=more)
             sent |= more
         pickler.dump(None)
+        if modules is not None:
+            modules |= {str(name) for name in pickler.modules}
         return store.reference(inline)
 
 

@@ -10,8 +10,10 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,14 @@ from .interpreter import Interpreter, name_of
 
 CREDENTIALS = "KUBE_NB_INDEX_CREDENTIALS"
 """Variable with the secrets of the indexes, JSON {URL: "user:password"}; taken out before the code starts."""
+_SYSTEM_ROOTS = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+PROXIES = "KUBE_NB_INDEX_PROXIES"
+"""Variable with the way to the indexes, JSON {variable: value}; taken out before the code starts, too."""
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 Say = Callable[[str], None]
+_RETRYING = re.compile(r"Retrying \(Retry\(.*?after connection broken by '?(\w+)")
+_RETRIES = "3"
+"""Of pip, whose own five take two minutes where packets are dropped; a person waits for the reason."""
 
 
 class Installer:
@@ -32,6 +41,7 @@ class Installer:
         self._installed = interpreter.installed
         self._say = say
         self._secrets = secrets
+        self.proxies: Mapping[str, str] = {}
         self._index = index
         uv = shutil.which("uv")
         if uv or "uv" in interpreter.modules:
@@ -114,7 +124,9 @@ class Installer:
             for raw in process.stdout:
                 line = self._masked(raw.decode("utf-8", "replace").rstrip())
                 lines.append(line)
-                if say is not None and line and not line.startswith(("warning:", "WARNING:", "[notice]")):
+                if retried := _RETRYING.search(line):
+                    self._say(f"{self._index.get('url') or 'the package index'} does not answer ({retried[1]})")
+                elif say is not None and line and not line.startswith(("warning:", "WARNING:", "[notice]")):
                     say(line)
             code = process.wait()
         finally:
@@ -131,6 +143,10 @@ class Installer:
         env = {key: value for key, value in os.environ.items() if key not in ("PIP_TARGET", "PIP_PREFIX", "UV_TARGET")}
         env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
         env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_NO_PROGRESS": "1", "PYTHONUNBUFFERED": "1"}
+        env.setdefault("PIP_RETRIES", _RETRIES)
+        for name, value in self.proxies.items():
+            if name not in env and name.lower() not in env:  # what the cluster says of its own way out comes first
+                env[name] = env[name.lower()] = value
         index = self._index
         if index.get("url"):
             env["UV_DEFAULT_INDEX"] = env["PIP_INDEX_URL"] = self._with_credentials(index["url"])
@@ -146,7 +162,8 @@ class Installer:
         if index.get("insecure"):
             env["UV_INSECURE_HOST"] = env["PIP_TRUSTED_HOST"] = " ".join(index["insecure"])
         if index.get("ca"):
-            (draft / "ca.pem").write_text(index["ca"], encoding="utf-8")
+            roots = _public_roots() if index.get("ca_public") else ""
+            (draft / "ca.pem").write_text(f"{roots}\n{index['ca']}\n", encoding="utf-8")
             env["SSL_CERT_FILE"] = env["PIP_CERT"] = str(draft / "ca.pem")
         return env
 
@@ -159,6 +176,19 @@ class Installer:
             for part in {secret, secret.partition(":")[2]} - {""}:
                 line = line.replace(part, "****")
         return re.sub(r"(://)[^/\s@]+@", r"\1****@", line)
+
+
+def _public_roots() -> str:
+    """The certificates that are trusted here anyway: the system's, else those that pip brings."""
+    known = ssl.get_default_verify_paths()
+    places = [known.cafile, known.openssl_cafile, *_SYSTEM_ROOTS]
+    places.append(os.path.join(sysconfig.get_path("purelib"), "pip", "_vendor", "certifi", "cacert.pem"))
+    for place in filter(None, places):
+        try:
+            return Path(place).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+    return ""
 
 
 def _written(path: Path, lines: Sequence[str]) -> str:

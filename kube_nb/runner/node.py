@@ -16,9 +16,10 @@ import time
 from _socket import socket  # without what `socket` imports
 
 from . import ending, processes, verify
+from .alone import Alone
 from .loop import Interrupted, Signals
 from .ranks import Gang, canonical
-from .stream import Output, Stream
+from .stream import Copy, Output, Stream
 
 TYPE_CHECKING = False  # without importing `typing`: see node.py
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 _RANK = "import sys; sys.path.insert(0, sys.argv.pop(1)); from _kube_nb_job.runner.rank import main; main()"
 _REQUIRED = ("bundle", "out", "work", "key", "end", "node", "attempt")
-_OPTIONAL = ("checkpoints", "env-store", "parent")
+_OPTIONAL = ("checkpoints", "env-store", "parent", "log", "service", "first", "control", "join", "silence")
 _LONGEST_FOLDER = 80
 """Of a folder with a socket in it, whose path may have 104 bytes (macOS) or 108."""
 _INDEX_CREDENTIALS = "KUBE_NB_INDEX_CREDENTIALS"
+_INDEX_PROXIES = "KUBE_NB_INDEX_PROXIES"
 """For the installer alone (`installer.py`, which is slow to import)."""
 _WORTH_SAYING = 64 << 20
 """Bytes that take a noticeable time to check."""
@@ -54,13 +56,23 @@ class Arguments:
         self.checkpoints = os.path.abspath(values["checkpoints"]) if "checkpoints" in values else None
         self.env_store = os.path.abspath(values["env-store"]) if "env-store" in values else None
         self.parent = int(values["parent"]) if "parent" in values else None
+        self.log = os.path.abspath(values["log"]) if "log" in values else None
+        self.service = values.get("service", "")
+        self.first = values.get("first", "")
+        self.control = values.get("control", "")
+        self.join = float(values["join"]) if "join" in values else None
+        self.silence = float(values["silence"]) if "silence" in values else None
 
 
 def main() -> NoReturn:
     """Run one attempt on one node and exit with the status of its end (`ending.CODES`).
 
     Arguments: --bundle DIR --out DIR --work DIR --key FILE --end FILE --node I --attempt A [--checkpoints DIR]
-    [--env-store DIR] [--parent PID].
+    [--env-store DIR] [--parent PID] [--log FILE].
+
+    Where the nodes of a job have a headless Service and no supervisor (`nodes.py`): --service DNS [--first NAME]
+    [--join SECONDS] [--silence SECONDS] [--control HOST:PORT]. The first node is `<job>-0.<service>`, or NAME instead
+    of `<job>-0`; its runner is there too, or at HOST:PORT.
     """
     signals = Signals()
     try:
@@ -80,8 +92,10 @@ class Node:
         self._signals = signals
         self._manifest: dict[str, Any] = {}
         self._key = b""
-        self._stream = Stream(Output(1), 0, arguments.attempt)
+        copy = Copy(arguments.log) if arguments.log is not None else None
+        self._stream = Stream(Output(1, copy), 0, arguments.attempt)
         self._gang: Gang | None = None
+        self._others = Alone()
         self._scratch: str | None = None
         self._began = time.time()
 
@@ -93,10 +107,11 @@ class Node:
             self._signals.raising = False
             if self._gang is not None:
                 self._gang.kill()
-            record = self._why(error)
+            record = self._others.unable(self._why(error))
         self._signals.raising = False
         processes.kill_children()
         status = self._say_end(record)
+        self._others.part(status, record["code"])
         self._clean()
         return status
 
@@ -110,6 +125,7 @@ class Node:
             self._key = file.read()
         manifest = self._manifest = verify.read_manifest(arguments.bundle, self._key)
         self._stream.rank = arguments.node * manifest["procs"]
+        self._others = self._other_nodes()
         verify.check_interpreter(manifest)
         if sum(manifest["sizes"].values()) > _WORTH_SAYING:
             self._stream.state("Starting", "verify", "checking what was sent")
@@ -123,14 +139,46 @@ class Node:
             parent,
             self._sign,
             filename=manifest["task"]["filename"],
-            timeout=manifest["timeout"],
+            timeout=manifest["timeout"] if self._others.judges else None,
             grace=manifest["grace"],
+            others=self._others,
         )
+        attempt = arguments.attempt = self._others.join(self._stream, arguments.attempt)
+        self._stream.belongs_to(attempt)
         self._start(gang, modules, env_path)
         self._stream.state("Starting", "load", "starting Python" if manifest["procs"] == 1 else "starting all ranks")
         record = gang.run()
         gang.close()
         return record
+
+    def _other_nodes(self) -> Alone:
+        """The job's other nodes, where no supervisor on this machine looks after all of them."""
+        manifest, arguments = self._manifest, self._arguments
+        if manifest["nodes"] == 1 or not (arguments.service or arguments.control):
+            return Alone()
+        from . import lead, member, nodes
+
+        host, _, port = arguments.control.rpartition(":")
+        terms = nodes.Terms(
+            self._key,
+            manifest["job"],
+            manifest["nodes"],
+            manifest["procs"],
+            (host, int(port)) if host else (self._first_host, nodes.PORT),
+            join=arguments.join or nodes.JOIN,
+            silence=arguments.silence or nodes.SILENCE,
+            grace=manifest["grace"],
+            report=nodes.REPORT if arguments.service else 0.0,
+        )
+        if arguments.node == 0:
+            return lead.Lead(terms, self._signals)
+        return member.Member(terms, self._signals, arguments.node)
+
+    @property
+    def _first_host(self) -> str:
+        """The name of node 0 in the cluster's DNS."""
+        name = self._arguments.first or f"{self._manifest['job']}-0"
+        return f"{name}.{self._arguments.service}"
 
     def _place(self) -> str | None:
         """Make the work folder and what belongs into it; where the local modules lie."""
@@ -211,10 +259,12 @@ class Node:
         env = dict(os.environ)
         env.pop("KUBE_NB_CHECKPOINTS", None)  # of a job around this one
         env.pop(_INDEX_CREDENTIALS, None)
+        env.pop(_INDEX_PROXIES, None)
         env |= {
             "WORLD_SIZE": str(nodes * procs),
             "LOCAL_WORLD_SIZE": str(procs),
             "GROUP_RANK": str(arguments.node),
+            "NODE_RANK": str(arguments.node),
             "KUBE_NB_JOB": manifest["job"],
             "KUBE_NB_ATTEMPT": str(arguments.attempt),
             "KUBE_NB_SOCKET": socket_path,
@@ -222,6 +272,10 @@ class Node:
         }
         if nodes == 1:
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        elif arguments.service:
+            from .nodes import MASTER_PORT
+
+            env |= {"MASTER_ADDR": self._first_host, "MASTER_PORT": str(MASTER_PORT)}
         if arguments.checkpoints is not None:
             env["KUBE_NB_CHECKPOINTS"] = arguments.checkpoints
         env.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -237,6 +291,8 @@ class Node:
         rank = self._stream.rank
         if isinstance(error, ending.CannotGoOn):
             return ending.end(error.code, rank, evalue=error.evalue, detail=error.detail)
+        if isinstance(error, ending.Ended):
+            return error.end
         if isinstance(error, Interrupted):
             code = "Cancelled" if error.signum == signal.SIGINT else "Stopped"
             return ending.end(code, rank, evalue="before the code was started")
@@ -259,12 +315,14 @@ class Node:
         end = {name: value for name, value in record.items() if name != "rank"}  # the event itself has one
         self._stream.event("end", record["rank"], **end)
         output = self._stream.output
+        if output.copy is not None:
+            output.copy.finish()
         output.finish()
         if record["code"] == "Succeeded" and (output.broken is not None or output.waiting):
             full = output.broken is not None and ending.disk_is_full(output.broken)
             record |= {"code": "OutOfDisk" if full else "RunnerFault", "evalue": "the job's output cannot be written"}
             written = self._write_end(record)
-        status = ending.CODES[record["code"]]
+        status = ending.status_of(record)
         # Only the higher statuses say by themselves how it ended.
         return status if written or status > 1 else ending.CODES["OutOfDisk"]
 

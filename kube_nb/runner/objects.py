@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from pickle import PickleBuffer
@@ -222,9 +222,7 @@ class Writer(io.RawIOBase):
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._file = objects._temporary()
-        self._blocks: list[bytes] = []
-        self._block = hashlib.sha256()
-        self._room = BLOCK
+        self._digester = Digester()
         self.size = 0
 
     def writable(self) -> bool:
@@ -233,20 +231,22 @@ class Writer(io.RawIOBase):
     def write(self, data: Buffer, /) -> int:
         assert self._file is not None
         with PickleBuffer(data).raw() as view:
-            for start, part in self._parts(view.nbytes):
-                with view[start : start + part] as piece:
-                    if self._room == 0:
-                        self._next_block()
-                    self._block.update(piece)
-                    self._room -= part
+            for start in range(0, view.nbytes, _STEP):  # hashed and written while the processor's cache holds it
+                with view[start : start + _STEP] as piece:
+                    self._digester.update(piece)
                     self._file.write(piece)
             self.size += view.nbytes
             return view.nbytes
 
+    @property
+    def digest(self) -> str:
+        """Of what was written so far."""
+        return self._digester.hexdigest()
+
     def finish(self) -> str:
         """Store what was written; its digest."""
         assert self._file is not None
-        digest = _root([*self._blocks, self._block.digest()])
+        digest = self.digest
         if not self._objects._present(digest, self.size):
             self._file.keep(self._objects.path(digest))
         self.close()
@@ -257,17 +257,30 @@ class Writer(io.RawIOBase):
             self._file.close()
         super().close()
 
-    def _parts(self, count: int) -> Iterable[tuple[int, int]]:
-        start = 0
-        while start < count:
-            part = min(count - start, self._room or BLOCK)
-            yield start, part
-            start += part
 
-    def _next_block(self) -> None:
-        self._blocks.append(self._block.digest())
+class Digester:
+    """The digest of an object whose bytes come one after the other."""
+
+    def __init__(self) -> None:
+        self._blocks: list[bytes] = []
         self._block = hashlib.sha256()
         self._room = BLOCK
+
+    def update(self, view: memoryview) -> None:
+        start = 0
+        while start < view.nbytes:
+            if self._room == 0:
+                self._blocks.append(self._block.digest())
+                self._block = hashlib.sha256()
+                self._room = BLOCK
+            with view[start : start + self._room] as piece:
+                self._block.update(piece)
+                self._room -= piece.nbytes
+                start += piece.nbytes
+
+    def hexdigest(self) -> str:
+        """Of all bytes so far."""
+        return _root([*self._blocks, self._block.digest()])
 
 
 class _Temporary:

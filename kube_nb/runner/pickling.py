@@ -47,13 +47,15 @@ class Pickler(cp.Pickler):
         self._sink = sink
         self.globals_ref[id(namespace)] = namespace
         self.names: set[str] = set()
+        self.modules: set[str] = set()
+        """Where what the graph has by name comes from: types of values, functions and modules."""
         self.arrays = tensors.Arrays()
         self._classes = classes
         self._ids = {id(cls): class_id for cls, class_id in classes.items()}
         self._cells: dict[int, tuple[_Cell, types.CellType]] = {}
         self._filled: set[int] = set()
         self._reducers: dict[type, Callable[[Any], Any] | None] = {
-            types.FunctionType: self._function_reduce,
+            types.FunctionType: self._reduce_function,
             types.CellType: self._reduce_cell,
             _Cell: lambda _: (types.CellType, ()),
         }
@@ -94,7 +96,10 @@ class Pickler(cp.Pickler):
         if issubclass(kind, type):
             return self._reduce_class
         if issubclass(kind, types.FunctionType):
-            return self._function_reduce
+            return self._reduce_function
+        if issubclass(kind, types.ModuleType):
+            return self._reduce_module
+        self.modules.add(kind.__module__)
         return special.reducer_of(kind) or self.arrays.reducer_of(kind)
 
     def _reduce_class(self, cls: type) -> Any:
@@ -103,6 +108,7 @@ class Pickler(cp.Pickler):
             return _own_class, tuple(class_id)
         reduced = cp._class_reduce(cls)
         if reduced is NotImplemented or len(reduced) != 6:
+            self.modules.add(cls.__module__)
             return reduced
         if self.by_name_only:
             return _own_class, (cls.__qualname__, str(id(cls)))
@@ -114,6 +120,16 @@ class Pickler(cp.Pickler):
         class_id = notebook.identify(cls, self.namespace, tracker) if cls.__module__ == "__main__" else None
         arguments = (None if class_id is None else tuple(class_id), is_enum, tracker, *arguments)
         return _make_class, arguments, state, None, None, _set_class
+
+    def _reduce_function(self, func: types.FunctionType) -> Any:
+        reduced = self._function_reduce(func)
+        if reduced is NotImplemented:
+            self.modules.add(func.__module__)
+        return reduced
+
+    def _reduce_module(self, module: types.ModuleType) -> Any:
+        self.modules.add(module.__name__)
+        return NotImplemented
 
     def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
         code = func.__code__

@@ -25,6 +25,8 @@ def main() -> NoReturn:
     _load_cloudpickle(os.path.join(spec["runner"], "vendor"))
     from .task import Task  # after cloudpickle, which it needs
 
+    if spec.get("notebook"):
+        from .notebook import NotebookTask as Task
     _set_path(spec)
     builtins.input = _no_input
     raise SystemExit(Task(spec, voice, _fresh_main()).run())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from . import ending, processes
+from .alone import Alone
 from .channel import Channel
 from .loop import Loop, Signals
 from .stream import Stream
@@ -18,7 +19,7 @@ TYPE_CHECKING = False  # without importing `typing`: see node.py
 if TYPE_CHECKING:
     from typing import Any
 
-PASSED_ON = frozenset({"state", "metric", "progress", "display", "clear", "output"})
+PASSED_ON = frozenset({"state", "metric", "progress", "display", "clear", "cell", "output"})
 _READ = 1 << 18
 _LONGEST_HELD = 1 << 16
 _HELD_FOR = 1.0
@@ -67,6 +68,7 @@ class Gang:
         filename: of the sent code.
         timeout: seconds from the start of the code; None: no limit.
         grace: seconds between SIGTERM and SIGKILL.
+        others: the job's other nodes.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class Gang:
         filename: str,
         timeout: float | None,
         grace: float,
+        others: Alone | None = None,
     ) -> None:
+        self.loop = Loop()
         self.started = 0.0
         self.result: str | None = None
         """Digest of the result's index, once rank 0 has sent it."""
@@ -90,17 +94,18 @@ class Gang:
         self._filename = filename
         self._timeout = timeout
         self._grace = grace
-        self._loop = Loop()
-        self._loop.watch(signals.fd, signals.quiet, urgent=True)
+        self.loop.watch(signals.fd, signals.quiet, urgent=True)
         self._ranks: dict[int, Rank] = {}
         self._living: dict[int, Rank] = {}  # by process id
         self._channel: Channel | None = None
         self._oom_kills = processes.oom_kills()
         self._first_failure: Rank | None = None
-        self._suspect: Rank | None = None  # the first that said that it failed
-        self._cause: dict[str, Any] | None = None  # why all were stopped, where no rank is the reason
+        # The first that said that it failed; where it is a rank of another node: its END so far.
+        self._suspect: Rank | dict[str, Any] | None = None
+        self._cause: dict[str, Any] | None = None  # why all were stopped, where no rank of this node is the reason
         self._interrupts = 0
         self._running = False
+        self._given_up = False
         self._writing = False
         self._cut_off = False
         # When these moments come, on the monotonic clock; None: not awaited.
@@ -109,10 +114,12 @@ class Gang:
         self._judge_at: float | None = None
         self._farewell_at: float | None = None
         self._give_up_at: float | None = None
+        self._others = others or Alone()
+        self._others.attach(self)
 
     def listen(self, path: str, tokens: dict[str, int]) -> None:
         """Open the socket, before the first rank is there to speak."""
-        self._channel = Channel(path, tokens, self._receive, self._loop)
+        self._channel = Channel(path, tokens, self._receive, self.loop)
 
     def start(self, number: int, command: list[str], *, cwd: str, env: dict[str, str]) -> None:
         """Start one rank.
@@ -131,24 +138,33 @@ class Gang:
             os.close(write)
         rank = Rank(number, pid, read, capacity)
         self._ranks[number] = self._living[pid] = rank
-        self._loop.watch(read, lambda: self._hear(rank))
+        self.loop.watch(read, lambda: self._hear(rank))
         if not self.started:
             self.started = time.time()
             self._start_clock()
 
     def run(self) -> dict[str, Any]:
         """Serve the ranks until none is left; how they ended, as an END without what only the node knows."""
+        if self._cause is not None:  # another node was lost while they were started
+            self._terminate(list(self._living.values()))
         while True:
             self._heed_signals()
             self._reap()
             self._heed_time()
             self._heed_output()
-            if not self._living or _past(self._give_up_at):
+            if self._over():
                 break
-            self._loop.turn(self._patience(), urgent_only=self._stream.output.full)
-        if self._suspect is not None:
-            self._fail(self._suspect)
-        return self._how_it_ended()
+            self.loop.turn(self._patience(), urgent_only=self._stream.output.full)
+        return self._others.verdict(self._how_it_ended())
+
+    def _over(self) -> bool:
+        if _past(self._give_up_at):
+            self._given_up, self._give_up_at = True, None
+        if self._living and not self._given_up:
+            return False
+        if self._suspect is not None and not self._others.several:
+            self._judge()
+        return self._judge_at is None and self._others.over(self._how_it_ended())
 
     def kill(self) -> None:
         """Kill every process now; for when something went wrong here."""
@@ -164,7 +180,7 @@ class Gang:
 
     def _hear(self, rank: Rank) -> None:
         if self._read(rank) < rank.capacity // 4 and rank.open:
-            self._loop.rest(rank.pipe)
+            self.loop.rest(rank.pipe)
             rank.resume_at = time.monotonic() + _REST
 
     def _read(self, rank: Rank) -> int:
@@ -212,7 +228,7 @@ class Gang:
     def _close_pipe(self, rank: Rank) -> None:
         if rank.open:
             rank.open, rank.resume_at = False, None
-            self._loop.forget(rank.pipe)
+            self.loop.forget(rank.pipe)
             os.close(rank.pipe)
 
     # Messages
@@ -283,9 +299,37 @@ class Gang:
 
     def _suspect_of_failure(self, rank: Rank) -> None:
         """A rank says that it failed. It may be the victim of one whose death is not noticed yet: wait a little."""
-        if self._suspect is None and self._end_of(rank)["code"] != "Succeeded":
+        end = self._end_of(rank)
+        if self._suspect is None and end["code"] != "Succeeded":
             self._suspect = rank
-            self._judge_at = time.monotonic() + (_SETTLE if len(self._living) > 1 else 0)
+            alone = len(self._living) <= 1 and not self._others.several
+            self._judge_at = time.monotonic() + (0 if alone else _SETTLE)
+            self._others.suspected(end)
+
+    def suspect_elsewhere(self, end: dict[str, Any]) -> None:
+        """A rank of another node says that it failed, with this END."""
+        if self._suspect is None and not self._decided:
+            self._suspect = end
+            self._judge_at = time.monotonic() + _SETTLE
+
+    def _judge(self) -> None:
+        """The first that said that it failed did so, since no death was noticed meanwhile."""
+        self._judge_at = None
+        if isinstance(self._suspect, Rank):
+            self._fail(self._suspect)
+        elif self._suspect is not None:
+            self.end_all(self._suspect)
+
+    def blame(self, number: int) -> bool:
+        """Node 0 says that this rank was the first that failed; False: it is none of this node."""
+        rank = self._ranks.get(number)
+        if rank is not None:
+            self._fail(rank)
+        return rank is not None
+
+    @property
+    def _decided(self) -> bool:
+        return self._first_failure is not None or self._cause is not None
 
     def _end_of(self, rank: Rank) -> dict[str, Any]:
         return ending.of_rank(
@@ -294,23 +338,29 @@ class Gang:
             rank.bye,
             rank.error,
             filename=self._filename,
-            out_of_memory=rank.status == -signal.SIGKILL and processes.oom_kills() > self._oom_kills,
+            out_of_memory=processes.oom_kills() > self._oom_kills,
         )
 
     def _fail(self, rank: Rank) -> None:
         """The first rank that fails ends the others. Itself it may end in peace, unless that takes very long."""
-        if self._first_failure is not None or self._cause is not None:
+        if self._decided:
             return
         self._first_failure = rank
+        self._others.decided(self._end_of(rank), sudden=rank.bye is None and rank.error is None)
         others = [other for other in self._living.values() if other is not rank]
-        if others:
+        if others or self._others.several:
             self._terminate(others)
             self._farewell_at = time.monotonic() + _FAREWELL
 
     def _stop(self, code: str, evalue: str = "", **detail: Any) -> None:
         """End all ranks, for a reason that is none of theirs."""
-        if self._cause is None and self._first_failure is None:
-            self._cause = ending.end(code, self._stream.rank, evalue=evalue, detail=detail)
+        self.end_all(ending.end(code, self._stream.rank, evalue=evalue, detail=detail))
+
+    def end_all(self, end: dict[str, Any]) -> None:
+        """End all ranks; `end` says why, unless that was decided before."""
+        if not self._decided:
+            self._cause = end
+            self._others.decided(end, sudden=True)
         self._farewell_at = None
         self._terminate(list(self._living.values()))
 
@@ -346,6 +396,7 @@ class Gang:
             if signum == signal.SIGHUP:
                 self._orphaned()
             elif signum == signal.SIGTERM:
+                self._others.hurry()
                 self._stop("Stopped", "the job was stopped from outside", signal="SIGTERM")
             elif signum == signal.SIGINT:
                 self._interrupts += 1
@@ -367,13 +418,15 @@ class Gang:
                 self._flush(rank)
             if _past(rank.resume_at):
                 rank.resume_at = None
-                self._loop.resume(rank.pipe)
+                self.loop.resume(rank.pipe)
         if _past(self._time_out_at):
             self._time_out_at = None
             self._stop("TimedOut", f"the code ran longer than {self._timeout:g} seconds", timeout=self._timeout)
-        if _past(self._judge_at) and self._suspect is not None:
-            self._judge_at = None
-            self._fail(self._suspect)
+        self._others.heed_time()
+        if _past(self._judge_at):
+            self._judge_at = self._others.doubt()
+            if self._judge_at is None:
+                self._judge()
         if _past(self._kill_at):
             self._kill()
         if _past(self._farewell_at):
@@ -384,6 +437,7 @@ class Gang:
     def _patience(self) -> float | None:
         """Seconds until one of the moments comes; None: none is awaited."""
         moments = [self._time_out_at, self._judge_at, self._kill_at, self._farewell_at, self._give_up_at]
+        moments.append(self._others.moment())
         for rank in self._ranks.values():
             moments += [rank.flush_at, rank.resume_at]
         left = [moment - time.monotonic() for moment in moments if moment is not None]
@@ -400,9 +454,9 @@ class Gang:
         if output.waiting != self._writing:
             self._writing = output.waiting
             if output.waiting:
-                self._loop.watch(output.fd, output.push, write=True, urgent=True)
+                self.loop.watch(output.fd, output.push, write=True, urgent=True)
             else:
-                self._loop.forget(output.fd)
+                self.loop.forget(output.fd)
 
 
 def _past(moment: float | None) -> bool:

@@ -14,7 +14,7 @@ class Table:
         headings: one word each.
         rows: as many texts in each row.
         caption: what it shows.
-        after: a sentence below it.
+        after: a sentence or a text of several lines below it.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Table:
             "<tr>" + "".join(f'<td style="{style}">{escape(cell)}</td>' for cell in row) + "</tr>" for row in self.rows
         )
         caption = f'<caption style="text-align:left">{escape(self.caption)}</caption>' if self.caption else ""
-        after = f"<p>{escape(self.after)}</p>" if self.after else ""
+        tag = "pre" if "\n" in self.after else "p"
+        after = f"<{tag}>{escape(self.after)}</{tag}>" if self.after else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{after}"
 
     def __repr__(self) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import yaml
 
 from kube_nb.backends.base import Capability
 
@@ -15,14 +18,20 @@ class Target:
 
     Attributes:
         name: in the ids of the tests.
-        on: what `--on` calls it.
+        on: what `--on` calls it; empty: there is none on this machine.
     """
 
     name: str
     on: str
 
 
-BACKENDS = (Target(name="local", on="local"),)
+def _context() -> str:
+    """The kubeconfig's current context; only the tests follow it unasked."""
+    path = Path(os.environ.get("KUBECONFIG", "").split(os.pathsep)[0])
+    return yaml.safe_load(path.read_text())["current-context"] if path.is_file() else ""
+
+
+BACKENDS = (Target(name="local", on="local"), Target(name="kubernetes", on=_context()))
 
 
 def needs(*capabilities: Capability) -> pytest.MarkDecorator:

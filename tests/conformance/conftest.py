@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -33,7 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, params=BACKENDS, ids=lambda target: target.name)
 def target(request: pytest.FixtureRequest, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     """Where this test's jobs run: everything that names no target goes there. What is left of them is removed."""
+    if not request.param.on:
+        pytest.skip("cluster: no KUBECONFIG")
     monkeypatch.setenv("KUBE_NB_ON", request.param.on)
+    if via := os.environ.get("CONFORMANCE_VIA"):  # tests/cluster/test_conformance_via.py
+        monkeypatch.setenv("KUBE_NB_VIA", via)
     backend = Client().backend
     for mark in request.node.iter_markers("needs"):
         for capability in mark.args:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from kube_nb.backends.base import JobStatus
 from kube_nb.client import Client
 from kube_nb.events import Event, Text
 from kube_nb.jobs.job import Job
@@ -48,6 +49,15 @@ class Sender:
     def over(self, source: str, names: Mapping[str, Any] | Notebook | None = None, **options: Any) -> Job:
         """Send a cell and wait for its end."""
         return ended(self(source, names, **options))
+
+
+def sent(client: Client, *others: Job) -> list[JobStatus]:
+    """What the target still has of this test's jobs: a cluster has other people's too.
+
+    Args:
+        others: jobs that the journal has forgotten.
+    """
+    return client.backend.list(frozenset([*client.journal.ids(), *(job.id for job in others)]))
 
 
 def ended(job: Job, within: float = 60) -> Job:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.sending import Notebook, Sender, account, code, events, tail, written
+from tests.conformance.sending import Notebook, Sender, account, code, events, sent, tail, written
 
 NASTY = [
     "$HOME", "$(id)", "${x}", "`id`", "\\", "\\n", "\\\\", "'", '"', "'''", "\x1e", "\x1e\x1e", "\x1e{", "\x85", "\u2028",
@@ -114,7 +114,7 @@ def test_identifiers_are_normalised_as_python_does(send: Sender) -> None:
 def test_a_nul_byte_in_the_source_is_a_syntax_error_before_the_submit(send: Sender) -> None:
     with pytest.raises(SyntaxError):
         send("x = '\0'")
-    assert send.client.statuses() == []
+    assert sent(send.client) == []
 
 
 def test_invalid_utf8_is_shown_with_marks_and_kept_as_it_is(send: Sender) -> None:

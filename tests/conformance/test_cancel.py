@@ -14,7 +14,7 @@ from kube_nb.client import Client
 from kube_nb.errors import JobFailed, NotFound
 from kube_nb.spec import Phase
 from tests.conformance.backends import needs
-from tests.conformance.sending import Sender, code, ended, gone, running, tail
+from tests.conformance.sending import Sender, code, ended, gone, running, sent, tail
 
 DEAF = (
     "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', os.getpid(), flush=True)\n"
@@ -39,6 +39,8 @@ def test_a_cancelled_job_is_cancelled_not_failed(send: Sender) -> None:
     assert job.exception() is None
 
 
+@pytest.mark.rights
+@pytest.mark.via
 def test_the_code_hears_sigterm_and_has_time(send: Sender) -> None:
     job = send(
         "import signal, sys, time\n"
@@ -81,7 +83,7 @@ def test_code_that_does_not_listen_is_killed_after_the_grace(send: Sender) -> No
 def test_cancel_returns_at_once(send: Sender) -> None:
     job = send(
         "import signal, sys, time\n"
-        "def bye(*_):\n    time.sleep(2)\n    sys.exit(0)\n"
+        "def bye(*_):\n    time.sleep(8)\n    sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, bye)\nprint('ready', flush=True)\ntime.sleep(600)"
     )
     running(job)
@@ -89,7 +91,7 @@ def test_cancel_returns_at_once(send: Sender) -> None:
     job.cancel()
     job.cancel()
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert not job.phase.final
 
 
@@ -102,6 +104,7 @@ def test_a_job_that_has_ended_stays_as_it_is(send: Sender, source: str) -> None:
     assert send.client.job(job.id).status() == before
 
 
+@needs(Capability.ADMISSION)
 def test_a_job_that_waits_is_cancelled_without_having_run(send: Sender) -> None:
     first = send("print('ready', flush=True)\nimport time\ntime.sleep(600)", cpu=all_cores(send))
     running(first)
@@ -142,12 +145,14 @@ def test_delete_of_a_running_job_leaves_no_process(send: Sender) -> None:
     assert all(gone(int(pid)) for pid in said[-1].split()[1:])
 
 
+@pytest.mark.rights
+@pytest.mark.via
 def test_a_deleted_job_is_gone_and_so_is_every_file(send: Sender, state_dir: Path) -> None:
     job = send("print('ready', flush=True)\nopen('file', 'w').write('x')\nimport time\ntime.sleep(600)")
     running(job)
     send.client.delete(job)
 
-    assert send.client.statuses() == []
+    assert sent(send.client, job) == []
     assert [path for path in state_dir.rglob("*") if job.id in str(path)] == []
     for ask in (lambda: list(job.logs()), lambda: send.client.job(job.id), lambda: job.wait(1) and job.status()):
         with pytest.raises(NotFound):
@@ -196,4 +201,4 @@ def test_two_who_delete_one_job_do_not_hinder_each_other(send: Sender) -> None:
             with suppress(NotFound):
                 done.result(timeout=60)
 
-    assert send.client.statuses() == []
+    assert sent(send.client, job) == []

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from kube_nb.errors import CannotTravel
-from tests.conformance.sending import Notebook, Sender, code
+from tests.conformance.sending import Notebook, Sender, code, sent
 
 # What it is, and how it comes to be; each is closed with the stack.
 IMPOSSIBLE: dict[str, Callable[[ExitStack, Path], Any]] = {
@@ -47,7 +47,7 @@ def refused(send: Sender, source: str, names: Any) -> CannotTravel:
     """The refusal; nothing of the submit is left."""
     with pytest.raises(CannotTravel) as caught:
         send(source, names)
-    assert send.client.statuses() == []
+    assert sent(send.client) == []
     assert send.client.journal.ids() == []
     error = caught.value
     assert error.what
@@ -126,7 +126,7 @@ def test_an_argument_of_a_call_is_found(send: Sender) -> None:
         send.client.train(len, [1, threading.Lock()])
 
     assert "[1]" in caught.value.path
-    assert send.client.statuses() == []
+    assert sent(send.client) == []
 
 
 def test_the_only_road_into_a_cycle_is_found(send: Sender) -> None:

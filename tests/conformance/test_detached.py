@@ -16,6 +16,7 @@ import pytest
 from kube_nb import Client
 from kube_nb.spec import Phase
 from tests.conformance.kernel import until
+from tests.conformance.sending import sent
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,7 +204,7 @@ def test_a_job_is_cancelled_by_its_name(cell):
 def test_a_job_is_deleted_by_its_name(cell):
     kernel = cell(send="y = 1", flags="--name brief")
     kernel.run("%kube_delete brief")
-    assert Client().jobs() == []
+    assert sent(Client()) == []
 
 
 @pytest.mark.slow
@@ -223,6 +224,7 @@ def test_a_kernel_that_ends_leaves_its_job_running(cell, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rights
 def test_another_kernel_replays_from_the_first_line_and_assigns(cell):
     cell("k = 20", send="print('first'); print('last')\ny = k + 1\nz = [y]", flags="--name shared")
     done = elsewhere("%kube_attach shared\n# %%\nprint(y, z)")

@@ -120,6 +120,8 @@ def test_a_memory_error_of_python_is_an_exception(send: Sender) -> None:
     assert type(job.exception()) is MemoryError
 
 
+@pytest.mark.rights
+@pytest.mark.via
 def test_too_much_time_is_told_with_the_limit(send: Sender) -> None:
     started = time.monotonic()
     job = send.over("import time\nprint('before')\ntime.sleep(600)", timeout="1s")
@@ -136,6 +138,7 @@ def test_code_that_ends_in_time_is_not_timed_out(send: Sender) -> None:
     assert code(send.over("import time\ntime.sleep(0.5)", timeout="60s")) == ""
 
 
+@needs(Capability.ADMISSION)
 def test_time_counts_from_the_start_of_the_code_not_of_the_queue(send: Sender) -> None:
     cores = send.client.backend.capacity().cpu
     assert cores is not None

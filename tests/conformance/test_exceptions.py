@@ -9,7 +9,7 @@ import pytest
 from kube_nb.errors import JobFailed
 from kube_nb.spec import Phase
 from tests.conformance.kernel import Kernel
-from tests.conformance.sending import Sender, code, ended
+from tests.conformance.sending import Sender, code, ended, sent
 
 Cell = Callable[..., Kernel]
 OURS = ("_kube_nb_job", "kube_nb/", "/runner/", "cloudpickle", "run_cell", "IPython/core")
@@ -30,6 +30,7 @@ def arrow(text: str) -> list[str]:
     return [line.split(maxsplit=2)[2] for line in text.splitlines() if line.startswith("---->")]
 
 
+@pytest.mark.via
 def test_the_persons_exception_reaches_the_frontend_with_its_line(cell: Cell) -> None:
     text = failed(cell, "x = 1\ny = x / 0\nz = 2")
     kernel = cell()
@@ -193,7 +194,7 @@ def test_a_syntax_error_of_the_cell_is_pythons_own_and_makes_no_job(cell: Cell, 
     assert shown.error is not None
     assert shown.error.ename == "SyntaxError"
     assert "y = = 2" in shown.error.text
-    assert send.client.statuses() == []
+    assert sent(send.client) == []
 
 
 def test_in_python_the_original_is_the_cause(send: Sender) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 SECRET = "s3cr3t-d0-n0t-sh0w"
 
 
+@pytest.mark.rights
 def test_included_files_are_there_under_their_relative_path(cell, notebook_dir):
     (notebook_dir / "data").mkdir()
     (notebook_dir / "data" / "a.csv").write_text("x\n1\n")

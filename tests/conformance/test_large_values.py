@@ -34,6 +34,7 @@ def test_it_is_brought_when_it_is_asked_for(cell: Cell) -> None:
     assert kernel["large"].get() == bytearray(b"x") * 3_000_000
 
 
+@pytest.mark.rights
 def test_a_later_job_reads_it_where_it_lies(cell: Cell) -> None:
     kernel = cell(send="large = bytearray(b'x') * 3_000_000")
     cell(send="length, first = len(large), large[0]")

@@ -15,7 +15,7 @@ from kube_nb.errors import JobFailed
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.conformance.backends import needs
-from tests.conformance.sending import Sender, code, ended, gone, running, tail
+from tests.conformance.sending import Sender, code, ended, gone, running, sent, tail
 
 pytestmark = needs(Capability.PROCESS_FAULTS)
 SOURCE = (
@@ -84,7 +84,7 @@ def test_a_job_found_dead_stays_dead_and_can_be_deleted(send: Sender) -> None:
     with pytest.raises(JobFailed):
         job.outputs["x"]
     send.client.delete(job)
-    assert send.client.statuses() == []
+    assert sent(send.client) == []
 
 
 def test_a_job_found_dead_gives_its_place_in_the_queue_to_the_next(send: Sender) -> None:

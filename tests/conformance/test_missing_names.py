@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kube_nb.errors import MissingName
-from tests.conformance.sending import Notebook, Sender, code
+from tests.conformance.sending import Notebook, Sender, code, sent
 
 
 def missing(send: Sender, source: str, notebook: Notebook) -> MissingName:
     with pytest.raises(MissingName) as caught:
         send(source, notebook)
-    assert send.client.statuses() == []
+    assert sent(send.client) == []
     assert send.client.journal.ids() == []
     return caught.value
 
@@ -52,4 +52,4 @@ def test_a_name_that_the_cell_gives_itself_is_not_missing(send: Sender, source: 
 def test_a_name_sent_by_hand_that_does_not_exist_is_said(send: Sender) -> None:
     with pytest.raises(ValueError, match="modle"):
         send("print(1)", Notebook("model = 1"), send=["modle"])
-    assert send.client.statuses() == []
+    assert sent(send.client) == []

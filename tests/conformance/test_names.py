@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 
+
+@pytest.mark.rights
+@pytest.mark.via
 def test_a_value_of_the_notebook_is_read(cell):
     assert cell("x = 20", send="y = x + 1")["y"] == 21
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from kube_nb.backends.base import Capability
 from kube_nb.spec import Phase
+from tests.conformance.backends import needs
 from tests.conformance.sending import Sender, became, code, ended, running, tail
 
 HOLD = "print('ready', flush=True)\nimport time\ntime.sleep(600)"
@@ -14,6 +16,7 @@ def all_cores(send: Sender) -> float:
     return cores[1]
 
 
+@needs(Capability.ADMISSION)
 def test_a_job_for_which_there_is_no_room_waits_and_says_for_what(send: Sender) -> None:
     first = send(HOLD, cpu=all_cores(send))
     running(first)
@@ -40,6 +43,7 @@ def test_a_job_for_which_there_is_room_does_not_wait(send: Sender) -> None:
     assert first.phase is Phase.RUNNING
 
 
+@needs(Capability.ADMISSION)
 def test_those_who_wait_run_in_their_order(send: Sender, tmp_path_factory: object) -> None:
     first = send(HOLD, cpu=all_cores(send))
     running(first)
@@ -62,6 +66,7 @@ def test_the_place_of_a_job_that_was_cancelled_in_the_queue_is_free(send: Sender
     assert ended(third).phase is Phase.SUCCEEDED
 
 
+@needs(Capability.ADMISSION)
 def test_a_job_in_the_queue_outlives_the_client_that_sent_it(send: Sender) -> None:
     first = send(HOLD, cpu=all_cores(send))
     running(first)

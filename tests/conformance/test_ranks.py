@@ -66,6 +66,8 @@ def test_processes_meet_at_the_masters_address(cell):
     assert cell(send=GATHER, flags="--procs 2 -o together")["together"] == [0, 1]
 
 
+@pytest.mark.rights
+@pytest.mark.via
 def test_nodes_meet_at_the_masters_address(cell):
     assert cell(send=GATHER, flags="--nodes 2 --procs 2 -o together")["together"] == [0, 1, 2, 3]
 

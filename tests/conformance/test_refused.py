@@ -10,7 +10,7 @@ import pytest
 from kube_nb.backends.base import Capability
 from kube_nb.errors import BadFlag, BadValue, CannotRunThere, KubeNbError, Refused
 from tests.conformance.kernel import Kernel
-from tests.conformance.sending import Sender, code
+from tests.conformance.sending import Sender, code, sent
 
 Cell = Callable[..., Kernel]
 WITHOUT_EFFECT = {
@@ -27,7 +27,7 @@ WITHOUT_EFFECT = {
 def refused(send: Sender, kind: type[KubeNbError], source: str = "pass", **options: Any) -> KubeNbError:
     with pytest.raises(kind) as caught:
         send(source, **options)
-    assert send.client.statuses() == []
+    assert sent(send.client) == []
     assert send.client.journal.ids() == []
     assert caught.value.what
     assert caught.value.next

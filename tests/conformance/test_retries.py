@@ -18,6 +18,8 @@ COUNT = (
 )
 
 
+@pytest.mark.rights
+@pytest.mark.via
 def test_the_last_attempt_decides_and_the_checkpoints_survive(send: Sender) -> None:
     job = send.over(COUNT + "if attempt < 2:\n    raise ValueError(f'attempt {attempt}')\nmodel = 'made'", retries=2)
 

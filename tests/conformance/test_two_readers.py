@@ -7,7 +7,7 @@ import threading
 from kube_nb.client import Client
 from kube_nb.spec import Phase
 from tests.conformance.frontend import SeparateKernel
-from tests.conformance.sending import Sender, ended, running
+from tests.conformance.sending import Sender, ended, running, sent
 
 SLOW = "import time\nprint('ready', flush=True)\nfor n in range(50):\n    print(n, flush=True)\n    time.sleep(0.02)\nx = {'a': [1]}"
 PRINTED = "ready\n" + "".join(f"{n}\n" for n in range(50))
@@ -80,5 +80,5 @@ def test_submitting_twice_with_one_id_makes_one_job(send: Sender) -> None:
         kind.submit = submit
 
     assert seen == [job.id]
-    assert [status.id for status in send.client.statuses()] == [job.id]
+    assert [status.id for status in sent(send.client)] == [job.id]
     assert list(job.logs()) == ["once\n"]

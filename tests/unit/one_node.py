@@ -66,12 +66,14 @@ class Ran:
     faults: bytes
     end: dict[str, Any]
     seconds: float
+    first: int = 0
+    """The node's first rank, whose text comes first."""
     events: list[Event] = field(default_factory=list)
     text: dict[int, bytes] = field(default_factory=dict)
     order: list[Text | Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        decoder = Decoder()
+        decoder = Decoder(self.first)
         self.order = [*decoder.feed(self.stream), *decoder.close()]
         self.events = [item for item in self.order if isinstance(item, Event)]
         texts = [item for item in self.order if isinstance(item, Text)]
@@ -170,7 +172,9 @@ class OneNode:
                 stdout=stdout or file,
                 stderr=faults,
             )
-        return Running(process, self, time.monotonic())
+        manifest = self.bundle / "manifest.json"
+        procs = json.loads(manifest.read_bytes()).get("procs", 1) if manifest.exists() else 1
+        return Running(process, self, time.monotonic(), node * procs)
 
     def run(self, source: str, *more: str, **changes: Any) -> Ran:
         return self.start(source, *more, **changes).wait()
@@ -183,6 +187,7 @@ class Running:
     process: subprocess.Popen[bytes]
     node: OneNode
     began: float
+    first: int = 0
 
     def wait(self, seconds: float = 30) -> Ran:
         try:
@@ -192,7 +197,7 @@ class Running:
             raise
         took = time.monotonic() - self.began
         stream, faults = ((self.node.folder / name).read_bytes() for name in ("stream", "faults"))
-        return Ran(status, stream, faults, ending.read_end(str(self.node.end)) or {}, took)
+        return Ran(status, stream, faults, ending.read_end(str(self.node.end)) or {}, took, self.first)
 
     def until(self, text: bytes, seconds: float = 20) -> None:
         """Wait until the stream holds `text`."""

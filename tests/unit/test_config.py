@@ -47,6 +47,9 @@ VALUES = {
 }
 
 
+OF_TARGETS = ("memory", "install", "labels.team", "labels.app.kubernetes.io/name")
+
+
 @pytest.fixture(scope="module")
 def shared_machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return Machine(tmp_path_factory.mktemp("machine"))
@@ -62,12 +65,19 @@ def test_the_strongest_layer_that_sets_a_setting_wins_and_is_its_origin(shared_m
     site, user, project = shared_machine.site, shared_machine.user, shared_machine.project
     site.write_text(toml(layers.get("site", {})))
     user.write_text(toml(layers.get("user", {})))
-    project.write_text(toml({f"tool.kube-nb.{name}": v for name, v in layers.get("project", {}).items()}))
+    of_target = layers.get("target", {})
+    of_target = layers["target"] = {name: v for name, v in of_target.items() if name in OF_TARGETS}
+    project.write_text(
+        toml({f"tool.kube-nb.{name}": v for name, v in layers.get("project", {}).items()})
+        + "\n"
+        + toml({f"tool.kube-nb.targets.here.{name}": v for name, v in of_target.items()})
+    )
     settings = shared_machine.load(
         notebook=layers.get("notebook", {}),
         environ=environment(layers.get("environment", {})),
         kernel=layers.get("kernel", {}),
     ).with_layer("flag", layers.get("flag", {}))
+    settings = settings.for_target("here")
 
     for name in VALUES:
         strongest = next((layer for layer in reversed(LAYERS) if name in layers.get(layer, {})), "default")
@@ -83,7 +93,8 @@ def toml(values: dict[str, str]) -> str:
     """Each value on a line of its own, under its full name."""
     lines: list[str] = []
     for name, value in values.items():
-        parts = name.removeprefix("tool.kube-nb.").split(".", 2 if "targets" in name else 1)
+        depth = 1 + 2 * ("targets" in name) - ("targets.gpu" in name)
+        parts = name.removeprefix("tool.kube-nb.").split(".", depth)
         if name.startswith("tool."):
             parts = ["tool", "kube-nb", *parts]
         lines.append(".".join(f'"{part}"' for part in parts) + f' = "{value}"')
@@ -354,3 +365,88 @@ def test_an_unknown_name_is_refused_everywhere(machine):
     for act in (settings.get, settings.origin, lambda n: settings.set(n, 1), lambda n: settings.save(n, 1)):
         with pytest.raises(BadValue, match="return_limit"):
             act("return-limt")
+
+
+# Named targets -----------------------------------------------------------------------------------------------------------
+
+
+TARGET = """
+image = "general"
+[targets.gpu]
+context = "lab"
+image = "cuda"
+memory = "4Gi"
+[targets.gpu.node_selector]
+"example.org/pool" = "gpu"
+"""
+
+
+def test_a_target_is_stronger_than_what_is_said_for_all(machine):
+    machine.user.write_text(TARGET)
+    settings = machine.load(environ={"KUBE_NB_IMAGE": "of the environment"})
+    assert settings.for_target("gpu").get("image") == "cuda"
+    assert settings.for_target("gpu/team-a").get("memory") == 4 * 1024**3
+    assert settings.for_target("gpu").get("node_selector") == {"example.org/pool": "gpu"}
+    assert settings.for_target("gpu").origin("image") == Origin("target", f"{machine.user}:5")
+    assert settings.for_target("other").get("image") == "of the environment"
+
+
+def test_what_is_said_later_is_stronger_than_a_target(machine):
+    machine.user.write_text(TARGET)
+    settings = machine.load(kernel={"image": "mine"}).for_target("gpu")
+    assert settings.get("image") == "mine"
+    assert settings.with_layer("flag", {"image": "now"}).get("image") == "now"
+
+
+def test_a_target_may_be_said_in_several_layers(machine):
+    machine.user.write_text(TARGET)
+    machine.project.write_text('[tool.kube-nb.targets.gpu]\nimage = "here"\nqueue = "research"\n')
+    settings = machine.load().for_target("gpu")
+    assert (settings.get("image"), settings.get("queue"), settings.get("memory")) == ("here", "research", 4 * 1024**3)
+
+
+def test_a_target_cannot_override_what_the_site_locks(machine):
+    machine.site.write_text('image = "a"\nlocked = ["image"]\n')
+    machine.user.write_text('[targets.gpu]\nimage = "b"\n')
+    settings = machine.load()
+    with pytest.raises(Locked, match="image"):
+        settings.for_target("gpu")
+    assert settings.for_target("other").get("image") == "a"
+
+
+def test_the_sites_own_target_may_differ_from_what_it_locks(machine):
+    machine.site.write_text('image = "a"\nlocked = ["image"]\n[targets.gpu]\nimage = "b"\n')
+    assert machine.load().for_target("gpu").get("image") == "b"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('on = "x"', "`gpu.on`"),
+        ('state_dir = "/x"', "`gpu.state_dir`"),
+        ('imge = "x"', "image"),
+        ('memory = "much"', "memory"),
+        ('labels = "x"', "table"),
+        ('priority_class = "High"', "priority class"),
+        ('store = "somewhere"', "store"),
+    ],
+)
+def test_what_a_target_cannot_say_is_refused(machine, line, said):
+    machine.user.write_text(f"[targets.gpu]\n{line}\n")
+    with pytest.raises(BadValue, match=said):
+        machine.load()
+
+
+@pytest.mark.parametrize("written", ["auto", "none", "claim:results", "s3://bucket/folder", "file:///shared"])
+def test_stores(machine, written):
+    assert machine.load(environ={"KUBE_NB_STORE": written}).get("store") == written
+
+
+def test_an_entry_of_a_table_of_a_target_is_saved_and_shown(machine):
+    settings = machine.load().save("targets.gpu.labels.example.org/team", "a").save("targets.gpu.memory", "5Gi")
+    assert settings.get("targets") == {"gpu": {"labels": {"example.org/team": "a"}, "memory": 5 * 1024**3}}
+    assert {row.name: row.value for row in settings.table() if row.name.startswith("targets")} == {
+        "targets.gpu.labels.example.org/team": "a",
+        "targets.gpu.memory": "5Gi",
+    }
+    assert settings.set("targets.gpu.memory", "6Gi").for_target("gpu").get("memory") == 6 * 1024**3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import http.server
 import json
 import os
@@ -24,7 +25,7 @@ import pytest
 
 from kube_nb.runner import environment
 from kube_nb.runner.environment import EnvironmentFailed, prepare
-from kube_nb.runner.installer import CREDENTIALS
+from kube_nb.runner.installer import CREDENTIALS, PROXIES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,6 +204,16 @@ def test_install_never_names_what_is_missing(tmp_path: Path, wheels: Path) -> No
     assert not (tmp_path / "store").exists()
 
 
+def test_install_never_makes_do_with_another_version_of_what_nobody_asked_for_by_name(tmp_path: Path) -> None:
+    said: list[str] = []
+    known = packages(None, "numpy==0.1", install="never", inferred=["numpy==0.1"])
+    assert prepare(known, tmp_path / "store", said.append) == []
+    assert ["numpy" in text and "0.1" in text for text in said] == [True]
+    with pytest.raises(EnvironmentFailed) as caught:
+        prepare(packages(None, "nosuch==1", install="never", inferred=["nosuch==1"]), tmp_path / "store", no_word)
+    assert caught.value.code == "InstallForbidden"
+
+
 def test_no_installer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     look = environment._look
@@ -292,9 +303,12 @@ def test_an_index_that_refuses_is_not_taken_for_a_missing_package(
 
 def test_an_index_that_nobody_reaches_is_not_taken_for_a_missing_package(tmp_path: Path, installer: str) -> None:
     wanted = packages(None, "tinyone", index={"url": "http://127.0.0.1:9/simple"})
+    said: list[str] = []
     with pytest.raises(EnvironmentFailed) as caught:
-        prepare(wanted, tmp_path / "store", no_word)
+        prepare(wanted, tmp_path / "store", said.append)
     assert caught.value.code == "IndexUnreachable"
+    waits = [line for line in said if "does not answer" in line]
+    assert waits if installer == "pip" else not waits, "pip asks again and again, which must be seen"
 
 
 PREPARE = """
@@ -388,3 +402,118 @@ def _until(true: Callable[[], object], seconds: float = 30) -> None:
     while not true():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
+
+
+def test_an_environment_that_is_used_is_not_removed(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_held", held := [])
+    store = tmp_path / "store"
+    (site,) = prepare(packages(wheels, "tinytwo==2.0"), store, no_word)
+    key = Path(site).parent.name
+    assert not environment.forget(store, key)
+    assert Path(site).is_dir()
+    while held:
+        os.close(held.pop())
+    assert environment.forget(store, key)
+    assert not Path(site).parent.exists()
+    assert environment.forget(store, key)  # twice is fine
+    assert prepare(packages(wheels, "tinytwo==2.0"), store, no_word) == [site]
+    assert modules_in([site]) == {"tinytwo.py"}
+
+
+def test_an_environment_is_marked_when_it_is_used(tmp_path: Path, wheels: Path) -> None:
+    store = tmp_path / "store"
+    (site,) = prepare(packages(wheels, "tinytwo==2.0"), store, no_word)
+    os.utime(Path(site).parent, (1, 1))
+    prepare(packages(wheels, "tinytwo==2.0"), store, no_word)
+    assert time.time() - Path(site).parent.stat().st_mtime < 60
+
+
+@pytest.mark.parametrize("key", ["..", "caches", "0" * 39, "0" * 40 + "/.."])
+def test_only_environments_are_removed_as_such(tmp_path: Path, key: str) -> None:
+    (tmp_path / "caches").mkdir()
+    with pytest.raises(OSError, match="is no environment"):
+        environment.forget(tmp_path, key)
+    assert (tmp_path / "caches").is_dir()
+
+
+def test_the_cache_of_the_installers_stays_while_one_may_run(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_held", held := [])
+    (tmp_path / "store" / "cache").mkdir(parents=True)
+    prepare(packages(wheels, "tinytwo==2.0"), tmp_path / "store", no_word)
+    assert not environment.forget(tmp_path / "store", "cache")
+    for fd in held:
+        os.close(fd)
+    assert environment.forget(tmp_path / "store", "cache")
+    assert not (tmp_path / "store" / "cache").exists()
+
+
+def test_a_disk_without_locks_is_a_store_too(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(environment.fcntl, "flock", none)
+    (site,) = prepare(packages(wheels, "tinytwo==2.0"), tmp_path / "store", no_word)
+    assert modules_in([site]) == {"tinytwo.py"}
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """A proxy behind which there is an index of these wheels; remembers what it was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self, wheels: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _ProxyHandler)
+        self.wheels = wheels
+        self.asked: list[str] = []
+
+
+class _ProxyHandler(http.server.BaseHTTPRequestHandler):
+    server: Proxy
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        name = self.path.rstrip("/").rpartition("/")[2].partition("#")[0]
+        file = self.server.wheels / name
+        if file.is_file():
+            body = file.read_bytes()
+        else:
+            found = sorted(path.name for path in self.server.wheels.glob(f"{name}-*.whl"))
+            body = "".join(f'<a href="/files/{one}">{one}</a>' for one in found).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream" if file.is_file() else "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.usefixtures("installer")
+def test_the_index_is_reached_as_it_is_reached_from_the_kernel(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    proxy = Proxy(wheels)
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        way = {"HTTP_PROXY": f"http://127.0.0.1:{proxy.server_address[1]}"}
+        monkeypatch.setenv(PROXIES, json.dumps(way))
+        index = {"url": "http://index.example/simple", "insecure": ["index.example"]}
+        found = prepare(packages(None, "tinytwo==1.5", index=index), tmp_path / "store", no_word)
+    finally:
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
+    assert "tinytwo.py" in modules_in(found)
+    assert any(path.startswith("http://index.example/simple/tinytwo") for path in proxy.asked)
+    assert PROXIES not in os.environ
+    assert "HTTP_PROXY" not in os.environ

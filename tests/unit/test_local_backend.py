@@ -19,7 +19,7 @@ import pytest
 from kube_nb.backends.base import Cursor, JobStatus
 from kube_nb.backends.local.bus import runtime_directory
 from kube_nb.errors import BadValue, NotFound, Refused
-from kube_nb.spec import Environment, Gpu, JobId, JobSpec, Phase, Placement, Resources
+from kube_nb.spec import Environment, Gpu, JobId, JobSpec, Phase, Placement, Resources, SecretUse, VolumeUse
 from tests.unit.small_runner.workshop import FOREVER, PATIENCE, Workshop, gone
 
 
@@ -314,11 +314,28 @@ def test_what_is_more_than_the_machine_is_refused(workshop):
 
 
 def test_what_has_no_effect_is_said(workshop):
-    placement = Placement(queue="q", volumes=("a:/b",))
-    spec = JobSpec(id=JobId("x"), name="x", environment=Environment(image="python:3.12"), placement=placement)
+    placement = Placement(
+        queue="q",
+        secrets=(SecretUse(name="a"),),
+        volumes=(VolumeUse(claim="a", path="/b"),),
+        node_selector={"a": "b"},
+        priority_class="a",
+        runtime_class="b",
+        service_account="c",
+    )
+    spec = JobSpec(
+        id=JobId("x"),
+        name="x",
+        environment=Environment(image="python:3.12"),
+        resources=Resources(shm=1, disk=1),
+        placement=placement,
+    )
     said = workshop.backend.check(spec)
     assert {finding.level for finding in said} == {"ignored"}
-    assert {finding.reason.what.split()[0] for finding in said} == {"--image", "--queue", "--volume"}
+    assert {finding.reason.what.split()[0] for finding in said} == {
+        *("--image", "--queue", "--secret", "--volume", "--node-selector", "--shm", "--disk"),
+        *("--priority-class", "--runtime-class", "--service-account"),
+    }
 
 
 def test_a_limit_that_is_sampled_is_said_to_be_approximate(workshop, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from kube_nb.config import Settings
 from kube_nb.errors import BadFlag, BadValue, Locked
 from kube_nb.options import Options
-from kube_nb.spec import Gpu, Task
+from kube_nb.spec import Gpu, SecretUse, Task, VolumeUse
 
 
 def settings(tmp_path, environ=None, site=""):
@@ -66,3 +66,49 @@ def test_variables_are_taken_from_the_kernel_or_given(tmp_path):
 
 def test_secrets_are_not_shown():
     assert "hunter2" not in repr(Options().having(env=["PASSWORD=hunter2"]))
+
+
+def test_what_only_a_cluster_knows_is_parsed(tmp_path):
+    options = Options().having(
+        gpus="1",
+        gpu_product="A100,H100",
+        shm="1Gi",
+        disk="10Gi",
+        secret=["db", "tls:/tls"],
+        volume="data:/data:ro",
+        node_selector=["pool=gpu", "example.org/zone=a"],
+        priority_class="high",
+        runtime_class="nvidia",
+        service_account="me",
+    )
+    spec = options.spec(Task(), settings(tmp_path), default_name="cell")
+    assert spec.resources.gpu == Gpu(count=1, products=("A100", "H100"))
+    assert (spec.resources.shm, spec.resources.disk) == (1024**3, 10 * 1024**3)
+    placement = spec.placement
+    assert placement.secrets == (SecretUse(name="db"), SecretUse(name="tls", path="/tls"))
+    assert placement.volumes == (VolumeUse(claim="data", path="/data", read_only=True),)
+    assert placement.node_selector == {"pool": "gpu", "example.org/zone": "a"}
+    assert (placement.priority_class, placement.runtime_class, placement.service_account) == ("high", "nvidia", "me")
+
+
+def test_a_selector_is_added_to_that_of_the_settings(tmp_path):
+    found = settings(tmp_path, site='node_selector = {pool = "cpu", os = "linux"}\n')
+    options = Options().having(node_selector={"pool": "gpu"})
+    assert options.spec(Task(), found, default_name="c").placement.node_selector == {"pool": "gpu", "os": "linux"}
+
+
+def test_a_product_without_a_gpu_is_refused_as_a_flag_alone(tmp_path):
+    with pytest.raises(BadFlag, match="--gpus 1"):
+        Options().having(gpu_product="A100").spec(Task(), settings(tmp_path), default_name="c")
+    found = settings(tmp_path, {"KUBE_NB_GPU_PRODUCT": "A100"})
+    assert Options().spec(Task(), found, default_name="c").resources.gpu is None
+
+
+def test_a_named_target_decides_unless_a_flag_does(tmp_path):
+    found = settings(tmp_path, site='image = "a"\n[targets.gpu]\ncontext = "x"\nimage = "b"\ngpus = 1\n').for_target(
+        "gpu"
+    )
+    spec = Options().spec(Task(), found, default_name="c")
+    assert (spec.environment.image, spec.resources.gpu) == ("b", Gpu(count=1))
+    spec = Options().having(image="c", gpus=0).spec(Task(), found, default_name="c")
+    assert (spec.environment.image, spec.resources.gpu) == ("c", None)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from kube_nb.capture.packages import Kernel, here, pins
 from kube_nb.capture.packages_index import CREDENTIALS, Index, Offer, Serves, nobody, serving, user_index
-from kube_nb.capture.packages_rules import Installed, Pins, Platform, resolve_for
+from kube_nb.capture.packages_rules import Installed, Pins, resolve_for, tags_of
 from kube_nb.errors import BadValue, CannotTravel
+from kube_nb.spec import Platform
 
 LOCKS = Path(__file__).parents[1] / "data" / "locks"
 LINUX = Platform(system="Linux", machine="x86_64", python="3.11.9")
@@ -195,6 +198,15 @@ def test_extras_bring_what_they_require_and_nothing_else() -> None:
     assert outcome.lines == ("not installed in the job, for another platform than Linux (x86_64): winloop 1.0",)
 
 
+def test_what_is_recorded_of_this_kernel_is_what_python_says_of_it() -> None:
+    names = {canonicalize_name(one.metadata["Name"]) for one in distributions()}
+    kernel = Kernel()
+    for name in names:
+        found, said = kernel.installed(name), distribution(name)
+        assert found is not None
+        assert (found.version, found.requires) == (said.version, tuple(said.requires or ()))
+
+
 def test_modules_are_found_in_the_distributions_of_this_kernel() -> None:
     modules = {"sklearn.linear_model", "PIL", "yaml", "dateutil", "numpy", "nosuchmodule", "mpl_toolkits.mplot3d"}
     assert Kernel().distributions(modules) == {
@@ -335,7 +347,7 @@ def offers(serves: Serves, versions: Iterable[str]) -> list[Offer]:
 
 def test_what_an_index_serves_is_read_from_its_page() -> None:
     asked, fetch = fetching({"https://index.example/simple/torch/": JSON_PAGE})
-    serves = serving(Index(url="https://index.example/simple"), LINUX.tags(), fetch)
+    serves = serving(Index(url="https://index.example/simple"), tags_of(LINUX), fetch)
     assert offers(serves, ["2.5.1", "2.5.1+cpu", "2.4.0"]) == [
         Offer(found=True, size=906_400_000),
         Offer(found=False),
@@ -348,7 +360,7 @@ def test_further_indexes_and_directories_count(tmp_path: Path) -> None:
     (tmp_path / "torch-2.6.0+cpu-cp311-cp311-linux_x86_64.whl").write_bytes(b"abc")
     extra = "https://download.pytorch.org/whl/cpu"
     _, fetch = fetching({f"{extra}/torch/": HTML_PAGE})
-    serves = serving(Index(extra=(extra,), find_links=(str(tmp_path),)), LINUX.tags(), fetch)
+    serves = serving(Index(extra=(extra,), find_links=(str(tmp_path),)), tags_of(LINUX), fetch)
     assert offers(serves, ["2.5.1+cpu", "2.6.0+cpu"]) == [Offer(found=True), Offer(found=True, size=3)]
 
 
@@ -356,6 +368,6 @@ def test_an_index_that_does_not_answer_is_not_known_to_lack_anything() -> None:
     def fetch(url: str) -> bytes:
         raise ConnectionRefusedError
 
-    assert serving(Index(url="https://index.example/simple"), LINUX.tags(), fetch)("torch", "2.5.1") == Offer(
+    assert serving(Index(url="https://index.example/simple"), tags_of(LINUX), fetch)("torch", "2.5.1") == Offer(
         found=None
     )

@@ -145,7 +145,7 @@ def test_a_cancel_lets_the_code_say_its_last_words(node: OneNode):
         "def stop(*_): print('saving', flush=True); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, stop)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
-    running.until(b"ready")
+    running.until(b"ready\n")
     running.process.send_signal(signal.SIGINT)
     ran = running.wait()
     assert (ran.code, ran.status) == ("Cancelled", 81)

@@ -27,7 +27,8 @@ def files(directory: Path) -> set[str]:
 def test_it_holds_all_that_ships_with_a_job_and_nothing_else(tmp_path: Path) -> None:
     made = runner_object(tmp_path)
     runner = {f"_kube_nb_job/runner/{path.name}" for path in (PACKAGE / "runner").glob("*.py")}
-    assert files(made) == (runner - {"_kube_nb_job/runner/entry.py"}) | {
+    assert files(made) == (runner - {"_kube_nb_job/runner/entry.py", "_kube_nb_job/runner/pod_entry.py"}) | {
+        "__main__.py",
         "_kube_nb_job/__init__.py",
         "_kube_nb_job/events.py",
         "main.py",
@@ -38,6 +39,7 @@ def test_it_holds_all_that_ships_with_a_job_and_nothing_else(tmp_path: Path) -> 
         "vendor/cloudpickle/LICENSE",
     }
     assert (made / "main.py").read_bytes() == (PACKAGE / "runner/entry.py").read_bytes()
+    assert (made / "__main__.py").read_bytes() == (PACKAGE / "runner/pod_entry.py").read_bytes()
     assert (made / "_kube_nb_job/events.py").read_bytes() == (PACKAGE / "events.py").read_bytes()
     assert (made / "_kube_nb_job/__init__.py").read_bytes() == b""
     assert [entry.name for entry in made.parent.iterdir()] == [made.name]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from kube_nb.backends.base import (
     Bundle,
@@ -23,6 +24,7 @@ from kube_nb.backends.base import (
     Cursor,
     Finding,
     JobStatus,
+    Row,
     Subscription,
 )
 from kube_nb.backends.local import lock, memory
@@ -39,6 +41,7 @@ from kube_nb.backends.local.retention import MAX_AGE, MAX_BYTES, clean
 from kube_nb.backends.local.status import Statuses
 from kube_nb.backends.local.submit import start_job
 from kube_nb.backends.local.watch import Watch, supervisor_end
+from kube_nb.config import Settings
 from kube_nb.errors import BadValue, KubeNbError, NotFound, Refused, StorageFailed
 from kube_nb.spec import DEFAULT_GPU, Digest, JobId, JobSpec
 from kube_nb.store.directory import Entry, remove
@@ -63,12 +66,16 @@ class LocalBackend:
             state = platformdirs.user_state_path("kube-nb")
         self.name = "local"
         self.where = f"this machine ({socket.gethostname()}), user {getpass.getuser()}"
-        always = {Capability.MEMORY_LIMIT, Capability.PROCESS_FAULTS}
+        always = {Capability.MEMORY_LIMIT, Capability.ADMISSION, Capability.PROCESS_FAULTS}
         self.capabilities = frozenset(always | ({Capability.GPUS} if may_have_gpus() else set()))
         self._state = Path(os.path.abspath(state))
         self._retention = (int(max_bytes), float(max_age))
         self._statuses = Statuses(str(self._state))
         self._admission = Admission(str(self._state))
+
+    def site(self, settings: Settings) -> Settings:
+        """As the protocol says: what this machine says stands in a file, which has been read."""
+        return settings
 
     def check(self, spec: JobSpec) -> list[Finding]:
         """As the protocol says."""
@@ -76,6 +83,13 @@ class LocalBackend:
             return findings(spec, Machine(cpu=0, memory=0, gpus=[]), samples=False)
         samples = bool(spec.resources.memory) and not _scope_program()
         return findings(spec, machine(os.environ, gpus=bool(spec.resources.gpu)), samples=samples)
+
+    def objects(self, spec: JobSpec) -> builtins.list[dict[str, Any]]:
+        """As the protocol says: a local job is a directory and processes."""
+        return []
+
+    def platform(self, spec: JobSpec) -> None:
+        """The kernel's own."""
 
     def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
         """As the protocol says."""
@@ -129,8 +143,8 @@ class LocalBackend:
             raise NotFound(what=f"the bundle of job {id} is gone", next="send its cell again")
         return path
 
-    def cancel(self, id: JobId) -> None:
-        """As the protocol says."""
+    def cancel(self, id: JobId, *, force_lost: bool = False) -> None:
+        """As the protocol says: no machine but this one can be lost."""
         job = self._job(id)
         status = self._statuses.read(id)
         if status is None or status.phase.final:
@@ -177,6 +191,14 @@ class LocalBackend:
             memory=(max(0, has["memory"] - sum(ticket.memory for ticket in held)), has["memory"]),
             gpus={DEFAULT_GPU: (max(0, gpus - sum(ticket.gpus for ticket in held)), gpus)} if gpus else {},
         )
+
+    def grant(self) -> str:
+        """Nobody has to allow anything."""
+        return ""
+
+    def examine(self) -> builtins.list[Row]:
+        """There is nothing that one of us may and another may not."""
+        return []
 
     def clean(
         self, *, max_bytes: float | None = None, max_age: float | None = None, dry_run: bool = False

@@ -95,11 +95,19 @@ def _memory(spec: JobSpec, samples: bool) -> Iterator[Finding]:
 
 def _ignored(spec: JobSpec) -> Iterator[Finding]:
     placement = spec.placement
+    resources = spec.resources
     wishes = {
+        "--gpu-product": resources.gpu and resources.gpu.products,
+        "--shm": resources.shm,
+        "--disk": resources.disk,
         "--image": spec.environment.image,
         "--namespace": placement.namespace,
         "--secret": placement.secrets,
         "--volume": placement.volumes,
+        "--node-selector": placement.node_selector,
+        "--priority-class": placement.priority_class,
+        "--runtime-class": placement.runtime_class,
+        "--service-account": placement.service_account,
         "--queue": placement.queue,
         "--via": placement.via,
         "--patch": placement.patches,

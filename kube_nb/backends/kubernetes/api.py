@@ -1,0 +1,482 @@
+"""Requests to one API server: plain dicts in and out, its refusals and its silence as our errors.
+
+The `kubernetes` package authenticates (client certificates, tokens, exec plugins and OIDC, renewed before each request)
+and transports; its models are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import quote, urlencode
+
+from kube_nb.errors import KubeNbError, Unreachable
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+    from urllib3 import BaseHTTPResponse, PoolManager, Retry
+
+T = TypeVar("T")
+Object = dict[str, Any]
+"""A Kubernetes object, as its JSON."""
+PatchKind = Literal["merge", "strategic", "json", "apply"]
+
+_PATCH_TYPES: Mapping[str, str] = {
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "json": "application/json-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+USER_AGENT = "kube-nb"
+"""By which a platform team finds our requests in its audit log."""
+_PATIENCE = 30.0
+"""Seconds for one answer; a watch or a log has its own."""
+_SILENCE = 100.0
+"""Seconds after which a silent watch is taken for dead: bookmarks come about every minute."""
+
+
+class ApiError(KubeNbError):
+    """The API server answered with an error.
+
+    Attributes:
+        status: of HTTP, e.g. 403. cause: its own word for it, e.g. "Forbidden", "AlreadyExists", "Invalid".
+        message: what it says, whole. details: its `details`, e.g. causes and the kind of object.
+        verb, resource, name: what was asked for, e.g. "create", "pods/exec", "x-0".
+    """
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        cause: str,
+        message: str,
+        details: Mapping[str, Any] | None = None,
+        verb: str = "",
+        resource: str = "",
+        name: str = "",
+    ) -> None:
+        super().__init__(what=f"the cluster refused to {verb} {resource}".rstrip(), why=message)
+        self.status = status
+        self.cause = cause
+        self.message = message
+        self.details = details or {}
+        self.verb = verb
+        self.resource = resource
+        self.name = name
+
+
+class WrongCertificate(Unreachable):
+    """Who answered is not the cluster that the kubeconfig means, or somebody is in between."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object and where the API server keeps it: `Kind("jobs", "batch/v1")`."""
+
+    plural: str
+    version: str = "v1"
+    namespaced: bool = True
+
+    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+        root = "/api/v1" if self.version == "v1" else f"/apis/{self.version}"
+        parts = [root, f"namespaces/{namespace}"] if self.namespaced else [root]
+        return "/".join([*parts, self.plural, *(quote(part, safe="") for part in (name, subresource) if part)])
+
+
+JOBS = Kind("jobs", "batch/v1")
+PODS = Kind("pods")
+SECRETS = Kind("secrets")
+SERVICES = Kind("services")
+CLAIMS = Kind("persistentvolumeclaims")
+CONFIG_MAPS = Kind("configmaps")
+EVENTS = Kind("events")
+NODES = Kind("nodes", namespaced=False)
+QUOTAS = Kind("resourcequotas")
+LIMITS = Kind("limitranges")
+SERVICE_ACCOUNTS = Kind("serviceaccounts")
+STORAGE_CLASSES = Kind("storageclasses", "storage.k8s.io/v1", namespaced=False)
+RULES_REVIEWS = Kind("selfsubjectrulesreviews", "authorization.k8s.io/v1", namespaced=False)
+SELF_REVIEWS = Kind("selfsubjectreviews", "authentication.k8s.io/v1", namespaced=False)
+ACCESS_REVIEWS = Kind("selfsubjectaccessreviews", "authorization.k8s.io/v1", namespaced=False)
+
+
+@dataclass
+class Api:
+    """One API server, seen by one user, with one namespace. Any thread may use it.
+
+    Attributes:
+        client: of the `kubernetes` package; holds the address and renews the credentials.
+        namespace: where namespaced kinds are looked for.
+        server: how the cluster is called in errors.
+    """
+
+    client: ApiClient = field(repr=False)
+    namespace: str
+    server: str = "the cluster"
+    _process: int = field(default_factory=os.getpid, init=False, repr=False, compare=False)
+    _remembered: dict[str, tuple[float, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def remember(self, what: str, ask: Callable[[], T], *, seconds: float = math.inf) -> T:
+        """What `ask` answers, asked again after so many seconds: for what changes seldom and is wanted often."""
+        now = time.monotonic()
+        known = self._remembered.get(what)
+        if known is None or now > known[0]:
+            known = self._remembered[what] = (now + seconds, ask())
+        return known[1]
+
+    def forget(self) -> None:
+        """Ask anew for all that was remembered for a while only."""
+        for what, (until, _) in list(self._remembered.items()):
+            if until < math.inf:
+                self._remembered.pop(what, None)
+
+    # Objects --------------------------------------------------------------------------------------------------------
+
+    def get(self, kind: Kind, name: str) -> Object:
+        """One object.
+
+        Raises:
+            ApiError: status 404: there is none.
+            Unreachable: nobody answered.
+        """
+        return self._json("GET", kind, name)
+
+    def find(self, kind: Kind, name: str) -> Object | None:
+        """One object, or None where there is none."""
+        try:
+            return self.get(kind, name)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(self, kind: Kind, *, labels: str = "", fields: str = "", limit: int = 500) -> tuple[list[Object], str]:
+        """All objects that fit, read page by page, and the resource version to watch from."""
+        query: dict[str, Any] = {"limit": limit}
+        query |= {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
+        items: list[Object] = []
+        while True:
+            page = self._json("GET", kind, verb="list", query=query)
+            items += page.get("items") or []
+            more = page["metadata"].get("continue")
+            if not more:
+                return items, page["metadata"].get("resourceVersion", "")
+            query["continue"] = more
+
+    def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
+        """Make an object. Unknown fields are an error.
+
+        Raises:
+            ApiError: status 409, cause "AlreadyExists": there is one of that name.
+        """
+        query = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+        return self._json("POST", kind, body=body, query=query)
+
+    def patch(
+        self, kind: Kind, name: str, body: Any, *, how: PatchKind = "merge", query: Mapping[str, Any] | None = None
+    ) -> Object:
+        """Change an object."""
+        return self._json("PATCH", kind, name, body=body, query=query, content_type=_PATCH_TYPES[how])
+
+    def delete(
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        propagation: Literal["Background", "Foreground", "Orphan"] = "Background",
+        grace: int | None = None,
+        uid: str = "",
+    ) -> bool:
+        """Remove an object; False: there is none (or, with `uid`, it is another one by now)."""
+        body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._json("DELETE", kind, name, body=body)
+        except ApiError as error:
+            if error.status == 404 or (uid and error.status == 409):
+                return False
+            raise
+        return True
+
+    def delete_all(self, kind: Kind, *, labels: str) -> None:
+        """Remove all objects that fit."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        self._json("DELETE", kind, body=body, query={"labelSelector": labels}, verb="deletecollection")
+
+    # Streams --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watching(
+        self, kind: Kind, *, version: str, labels: str = "", fields: str = "", seconds: int = 300
+    ) -> Iterator[Changes]:
+        """The changes after resource version `version`, with bookmarks, until the server ends it (`seconds` at most).
+
+        Each item is `{"type": "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK", "object": ...}`.
+
+        Raises:
+            ApiError: status 410: the version is too old; list again.
+            Unreachable: the stream broke.
+        """
+        query: dict[str, Any] = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": seconds,
+        }
+        query |= {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
+        with self.stream("GET", kind, query=query, verb="watch", read_timeout=_SILENCE) as response:
+            yield Changes(response, self._lines(response))
+
+    def _lines(self, response: BaseHTTPResponse) -> Iterator[Object]:
+        held = b""
+        for piece in self.pieces(response):
+            *lines, held = (held + piece).split(b"\n")
+            for line in lines:
+                item = json.loads(line)
+                if item["type"] == "ERROR":
+                    raise _refusal(item["object"].get("code", 500), item["object"], "watch", "", "")
+                yield item
+
+    def pieces(self, response: BaseHTTPResponse, most: int = 1 << 16) -> Iterator[bytes]:
+        """The bytes of a streamed answer, as they arrive.
+
+        Raises:
+            Unreachable: the stream broke off before its end.
+        """
+        with self._translated():
+            while piece := response.read1(most):
+                yield piece
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        kind: Kind,
+        name: str = "",
+        subresource: str = "",
+        *,
+        query: Mapping[str, Any] | None = None,
+        verb: str = "get",
+        read_timeout: float | None = None,
+    ) -> Iterator[BaseHTTPResponse]:
+        """An answer that is read while it comes, e.g. a pod's log; the connection is closed at the end."""
+        response = self._send(method, kind, name, subresource, query=query, read_timeout=read_timeout)
+        try:
+            if response.status >= 400:
+                raise self._refused(response, kind, name, subresource, verb)
+            yield response
+        finally:
+            response.close()
+            response.release_conn()
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def raw(self, path: str) -> Object:
+        """GET of any path, e.g. `/apis`.
+
+        Raises:
+            ApiError, Unreachable.
+        """
+        return self._decoded(self._transport("GET", path, None, None, _PATIENCE), "get", path, "")
+
+    def authorization(self) -> str | None:
+        """The header that says who asks, renewed where it is about to expire; None: a certificate says it."""
+        configuration = self.client.configuration
+        names = ("BearerToken", "authorization")  # of newer versions of the package, and of older ones
+        return next(filter(None, map(configuration.get_api_key_with_prefix, names)), None)
+
+    def _json(
+        self,
+        method: str,
+        kind: Kind,
+        name: str = "",
+        *,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        verb: str = "",
+    ) -> Object:
+        response = self._send(method, kind, name, body=body, query=query, content_type=content_type)
+        words = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
+        return self._decoded(response, verb or words[method], kind.plural, name)
+
+    def _decoded(self, response: BaseHTTPResponse, verb: str, resource: str, name: str) -> Object:
+        with self._translated():
+            data = response.data
+        if response.status >= 400:
+            raise _refusal(response.status, _status(data), verb, resource, name)
+        return json.loads(data)
+
+    def _send(
+        self,
+        method: str,
+        kind: Kind,
+        name: str = "",
+        subresource: str = "",
+        *,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        read_timeout: float | None = _PATIENCE,
+    ) -> BaseHTTPResponse:
+        path = kind.path(self.namespace, name, subresource)
+        if query:
+            path += "?" + urlencode(query, doseq=True)
+        data = None if body is None else json.dumps(body).encode()
+        return self._transport(method, path, data, content_type, read_timeout)
+
+    def _transport(
+        self, method: str, path: str, data: bytes | None, content_type: str | None, read_timeout: float | None
+    ) -> BaseHTTPResponse:
+        import urllib3
+
+        headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+        if content_type and data is not None:
+            headers["Content-Type"] = content_type
+        with self._translated():
+            token = self.authorization()
+            if token:
+                headers["Authorization"] = token
+            return self._connections().request(
+                method,
+                self.client.configuration.host + path,
+                body=data,
+                headers=headers,
+                preload_content=False,
+                timeout=urllib3.Timeout(connect=10.0, read=read_timeout),
+                retries=_retries(method),
+            )
+
+    def _connections(self) -> PoolManager:
+        """Those of this process: a fork would else write into its parent's, and spoil their encryption."""
+        if self._process != os.getpid():
+            from kubernetes.client.rest import RESTClientObject
+
+            self.client.rest_client, self._process = RESTClientObject(self.client.configuration), os.getpid()
+        return self.client.rest_client.pool_manager
+
+    def _refused(self, response: BaseHTTPResponse, kind: Kind, name: str, subresource: str, verb: str) -> ApiError:
+        with self._translated():
+            data = response.read()
+        resource = f"{kind.plural}/{subresource}" if subresource else kind.plural
+        return _refusal(response.status, _status(data), verb, resource, name)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Failures of the transport as Unreachable."""
+        import urllib3
+        from kubernetes.config import ConfigException
+
+        try:
+            yield
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise unreachable(self.server, error) from error
+        except ConfigException as error:
+            raise Unreachable(
+                what=f"the credentials for {self.server} cannot be read",
+                why=str(error),
+                next="log in to the cluster again, as you do for kubectl",
+            ) from error
+
+
+class Changes(Iterator[Object]):
+    """What a watch brings. `stop` ends it from another thread."""
+
+    def __init__(self, response: BaseHTTPResponse, items: Iterator[Object]) -> None:
+        self._response = response
+        self._items = items
+
+    def __next__(self) -> Object:
+        return next(self._items)
+
+    def stop(self) -> None:
+        """Whoever waits for the next item gets Unreachable or the end, at once."""
+        connection: Any = self._response.connection
+        stream = getattr(connection, "sock", None)
+        plain = getattr(stream, "socket", stream)  # through a proxy, TLS is around another socket
+        if isinstance(plain, socket.socket):
+            with suppress(OSError):  # it has ended by itself
+                # Not the method of an SSLSocket, which also ends the decryption under the reader: what had arrived
+                # would then be read as it is.
+                socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+
+def unreachable(server: str, error: BaseException) -> Unreachable:
+    """Why nobody answered: a certificate, a refused connection, a name nobody knows, silence."""
+    import ssl
+
+    import urllib3
+
+    cause: BaseException = error
+    if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
+        cause = error.reason
+    inner: BaseException | None = cause
+    while inner is not None and not isinstance(inner, ssl.SSLCertVerificationError):
+        inner = inner.args[0] if inner.args and isinstance(inner.args[0], BaseException) else inner.__cause__
+    if inner is not None or "CERTIFICATE_VERIFY_FAILED" in str(cause):
+        return WrongCertificate(
+            what=f"{server} shows a certificate that this kubeconfig does not trust",
+            why=str(inner or cause),
+            next="get the kubeconfig anew from who runs the cluster; a wrong address may be answered by somebody else",
+        )
+    if isinstance(cause, urllib3.exceptions.NameResolutionError):
+        why, next = "its name is not known to this network", "check the address in the kubeconfig, and the VPN"
+    elif isinstance(cause, urllib3.exceptions.NewConnectionError | ConnectionRefusedError):
+        why, next = f"no connection ({_last(cause)})", "check the VPN or the network; jobs that run there go on"
+    elif isinstance(cause, urllib3.exceptions.TimeoutError | TimeoutError):
+        why, next = "it does not answer in time", "check the VPN or the network; jobs that run there go on"
+    else:
+        why, next = f"the connection broke ({_last(cause)})", "try again; jobs that run there go on"
+    return Unreachable(what=f"{server} cannot be reached", why=why, next=next)
+
+
+def _last(error: BaseException) -> str:
+    return str(error).rsplit(": ", 1)[-1] or type(error).__name__
+
+
+def _retries(method: str) -> Retry:
+    """A busy API server says when to ask again (429); what only reads is asked again after a broken connection."""
+    import urllib3
+
+    return urllib3.Retry(
+        total=None,
+        connect=0,
+        read=1 if method == "GET" else 0,
+        other=0,
+        redirect=3,
+        status=4,
+        status_forcelist=(429,),
+        allowed_methods=None,
+        backoff_factor=0.5,
+        raise_on_status=False,
+    )
+
+
+def _status(data: bytes) -> Object:
+    try:
+        status = json.loads(data)
+    except ValueError:
+        status = None
+    return status if isinstance(status, dict) else {"message": data[:500].decode("utf-8", "replace").strip()}
+
+
+def _refusal(code: int, status: Object, verb: str, resource: str, name: str) -> ApiError:
+    return ApiError(
+        status=code,
+        cause=status.get("reason", ""),
+        message=status.get("message", ""),
+        details=status.get("details"),
+        verb=verb,
+        resource=resource,
+        name=name,
+    )

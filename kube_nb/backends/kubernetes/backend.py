@@ -1,0 +1,222 @@
+"""The backend of a cluster: one namespace, seen by one user. It wires the parts; each knows one thing."""
+
+from __future__ import annotations
+
+import builtins
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kube_nb.backends.base import (
+    Bundle,
+    Capability,
+    Capacity,
+    Chunk,
+    Cursor,
+    Finding,
+    JobStatus,
+    Row,
+    Subscription,
+)
+from kube_nb.backends.kubernetes import ending, examine, preflight, site, stream, submit
+from kube_nb.backends.kubernetes.api import JOBS, Api
+from kube_nb.backends.kubernetes.capacity import capacity
+from kube_nb.backends.kubernetes.connect import Place, connection, user_of
+from kube_nb.backends.kubernetes.image import platform_of
+from kube_nb.backends.kubernetes.names import of_jobs, owner_of
+from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.kubernetes.planning import image_of, plan_of
+from kube_nb.backends.kubernetes.reasons.refusals import refused
+from kube_nb.backends.kubernetes.status import status_of
+from kube_nb.backends.kubernetes.store import Stores
+from kube_nb.backends.kubernetes.tidying import Tidying
+from kube_nb.backends.kubernetes.upload import Uploads
+from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
+from kube_nb.config import Settings
+from kube_nb.errors import NotFound
+from kube_nb.spec import Digest, JobId, JobSpec, Platform
+
+
+class KubernetesBackend:
+    """Jobs in one namespace of one cluster.
+
+    Args:
+        place: which cluster and namespace; nobody is asked before the first call.
+        settings: defaults of what a job does not say itself.
+    """
+
+    capabilities = frozenset({Capability.CONTAINERS, Capability.MEMORY_LIMIT, Capability.GPUS})
+
+    def __init__(self, place: Place, settings: Settings) -> None:
+        self.name = place.name
+        self._place = place
+        self._given = settings
+        self._bundles = Path(settings.get("state_dir")) / "bundles"
+
+    @property
+    def where(self) -> str:
+        """Cluster, namespace and user."""
+        return f"{self._place.context or 'in-cluster'}, namespace {self._api.namespace}, user {self._user}"
+
+    def site(self, settings: Settings) -> Settings:
+        """As the protocol says: a ConfigMap of the namespace."""
+        with refused(self._api.namespace):
+            return site.joined(self._api, settings)
+
+    def check(self, spec: JobSpec) -> list[Finding]:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            plan = self._plan(spec)
+            findings = preflight.check(self._api, plan)
+            if any(finding.level == "error" for finding in findings):
+                return findings
+            return [*findings, *submit.dry_run(self._api, plan)]
+
+    def objects(self, spec: JobSpec) -> builtins.list[dict[str, Any]]:
+        """As the protocol says."""
+        return submit.objects(self._plan(spec))
+
+    def platform(self, spec: JobSpec) -> Platform:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            return platform_of(self._api, image_of(spec, self._settings))
+
+    def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            plan = self._stored(self._plan(spec, bundle), bundle)
+            job = submit.create(self._api, plan, bundle)
+            self._stores.hand_over(plan, job)
+        self._watch.remember(job)
+        self._tidying.add(spec.id)
+        if plan.transport == "upload":
+            self._uploads.start(plan, bundle)
+        return spec.id
+
+    def list(self, ids: frozenset[JobId] | None = None, *, all_users: bool = False) -> builtins.list[JobStatus]:
+        """As the protocol says."""
+        mine = ids is None and not all_users
+        with refused(self._api.namespace):
+            if self._watch.live:
+                found = self._watch.snapshots()
+            else:
+                found = read(self._api, ids, owner_of(self._user) if mine else None)
+        statuses = [status_of(snapshot) for snapshot in found if ids is None or snapshot.id in ids]
+        wanted = [status for status in statuses if not mine or status.owner == self._user]
+        return sorted(wanted, key=lambda status: status.created, reverse=True)
+
+    def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
+        """As the protocol says."""
+        told: dict[str, JobStatus] = {}
+
+        def changed(snapshot: Snapshot) -> None:
+            status = status_of(snapshot)
+            if told.get(status.id) != status:  # much of what a cluster tells changes nothing for a person
+                told[status.id] = status
+                callback(status)
+
+        with refused(self._api.namespace):
+            return self._watch.subscribe(changed)
+
+    def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow)
+
+    def fetch(self, id: JobId, digest: Digest, destination: Path) -> Path:
+        """As the protocol says."""
+        from kube_nb.backends.kubernetes.fetch import fetch
+
+        with refused(self._api.namespace):
+            return fetch(self._api, self._watch, self._stores, id, digest, destination)
+
+    def bundle(self, id: JobId) -> Path:
+        """As the protocol says: the submitter's state directory keeps it."""
+        path = self._bundles / id
+        if not path.is_dir():
+            raise NotFound(what=f"the bundle of job {id} is not on this machine", next="send its cell again")
+        return path
+
+    def cancel(self, id: JobId, *, force_lost: bool = False) -> None:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            ending.cancel(self._api, self._snapshot(id), force_lost=force_lost)
+
+    def delete(self, id: JobId) -> None:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            snapshot = self._snapshot(id)
+            job = self._api.get(JOBS, snapshot.job["metadata"]["name"])
+            self._stores.let_go(id, job)
+            ending.delete(self._api, self._watch, snapshot)
+            if self._stores.holds(snapshot):
+                self._stores.remove(id, job)
+        shutil.rmtree(self._bundles / id, ignore_errors=True)
+
+    def capacity(self) -> Capacity:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            return capacity(self._api)
+
+    def grant(self) -> str:
+        """As the protocol says: a Role."""
+        with refused(self._api.namespace):
+            return examine.grant(self._api, self._user)
+
+    def examine(self) -> builtins.list[Row]:
+        """As the protocol says."""
+        with refused(self._api.namespace):
+            return examine.rows(self._api, self._user)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _api(self) -> Api:
+        return connection(self._place)
+
+    @cached_property
+    def _user(self) -> str:
+        with refused(self._api.namespace):
+            return user_of(self._api)
+
+    @cached_property
+    def _settings(self) -> Settings:
+        return self.site(self._given)
+
+    @cached_property
+    def _watch(self) -> Watch:
+        return self._api.remember("watch", lambda: Watch(self._api, of_jobs()))
+
+    @cached_property
+    def _tidying(self) -> Tidying:
+        return Tidying(self._api, self._watch)
+
+    @cached_property
+    def _uploads(self) -> Uploads:
+        return Uploads(self._api, self._watch)
+
+    @cached_property
+    def _stores(self) -> Stores:
+        return Stores(self._api, self._settings, self._user)
+
+    def _snapshot(self, id: str) -> Snapshot:
+        for snapshot in read(self._api, [id]):
+            return snapshot
+        raise NotFound(what=f"there is no job {id} on {self.name}", next="list your jobs with %kube_jobs")
+
+    def _plan(self, spec: JobSpec, bundle: Bundle | None = None) -> JobPlan:
+        """What a submit would do; a store is not chosen yet."""
+        return plan_of(spec, self._settings, namespace=self._api.namespace, user=self._user, bundle=bundle)
+
+    def _stored(self, plan: JobPlan, bundle: Bundle) -> JobPlan:
+        """The plan with its store, which holds what is too large for the Secret."""
+        large = plan.transport != "secret"
+        plan = replace(plan, store=self._stores.choose(plan, needed=large))
+        if not large:
+            return plan
+        if plan.store.claim and self._stores.put_bundle(replace(plan, transport="store"), bundle):
+            return replace(plan, transport="store")
+        return plan

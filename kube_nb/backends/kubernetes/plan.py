@@ -1,0 +1,73 @@
+"""What was decided before a job's objects are made: values that the manifests and the submit are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kube_nb.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Where a job's log copy, large objects, checkpoints and environments lie.
+
+    Attributes:
+        kind: `none`: in the pod alone; `shared`: the namespace's claim, mounted by all jobs at once; `own`: a claim
+            of this job, which one node mounts; `url`: an fsspec URL.
+        claim: name of the claim, for `shared` and `own`.
+        url: for `url`.
+        why: for a person: why it is this one.
+        size: bytes; storage_class: None: the cluster's default. Of a claim that is made for this job.
+    """
+
+    kind: Literal["none", "shared", "own", "url"] = "none"
+    claim: str = ""
+    url: str = ""
+    why: str = ""
+    size: int = 20 << 30
+    storage_class: str | None = None
+
+    @property
+    def mark(self) -> str:
+        """The value of the annotation `kube-nb/store`."""
+        return f"claim:{self.claim}" if self.claim else self.url or "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """One submit, decided.
+
+    Attributes:
+        spec: what was asked; namespace, user: where and who.
+        image: what runs, after `image_map`.
+        store: where what outlives the pod lies.
+        transport: how the bundle reaches the pod: in the Secret, through the store, or streamed to the waiting pod.
+        digest: of the bundle's manifest.
+        memory: bytes each node asks for.
+        labels: further labels of every object, from the settings.
+        tolerations, affinity, pull_secret: from the settings.
+        join: seconds in which all nodes of the job must have found each other.
+        patches: strategic-merge patches of the Job, in the order in which they are applied.
+    """
+
+    spec: JobSpec
+    namespace: str
+    user: str
+    image: str
+    store: Store = Store()
+    transport: Literal["secret", "store", "upload"] = "secret"
+    digest: str = ""
+    memory: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    affinity: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    pull_secret: str | None = None
+    join: float = 600.0
+    patches: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def job_name(self) -> str:
+        """What the Job itself is called: as its id, or as Kubeflow Trainer calls it."""
+        return f"{self.spec.id}-node-0" if self.spec.placement.via == "trainjob" else self.spec.id

@@ -1,0 +1,77 @@
+"""From a spec and the settings to a plan: every default of a cluster is decided here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kube_nb.backends.base import Bundle
+from kube_nb.backends.kubernetes.patch import load_patches
+from kube_nb.backends.kubernetes.payload import fits
+from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.config import Settings
+from kube_nb.spec import JobSpec
+
+LEAST_MEMORY = 2 * 1024**3
+TIMES_SHIPPED = 3
+"""What travels is there once as bytes, once as objects, and the code makes something of it."""
+CORES = 0.5
+"""Asked for where nobody says how many; more is taken where it is free."""
+
+
+def image_of(spec: JobSpec, settings: Settings) -> str:
+    """The image that runs: the spec's, else the slim Python of this kernel's version; then what `image_map` says."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    image = spec.environment.image or f"python:{version}-slim"
+    table: Mapping[str, str] = settings.get("image_map") or {}
+    return table.get(image, image)
+
+
+def plan_of(
+    spec: JobSpec,
+    settings: Settings,
+    *,
+    namespace: str,
+    user: str,
+    bundle: Bundle | None = None,
+) -> JobPlan:
+    """Decide everything that a submit needs to know but its store.
+
+    Args:
+        bundle: what travels; None: it is not packed yet, as in a preflight.
+
+    Raises:
+        BadValue: a patch cannot be read.
+    """
+    shipped = bundle.size if bundle else 0
+    resources = spec.resources
+    if resources.cpu is None:
+        spec = replace(spec, resources=replace(resources, cpu=CORES))
+    return JobPlan(
+        spec=spec,
+        namespace=namespace,
+        user=user,
+        image=image_of(spec, settings),
+        transport="secret" if bundle is None or fits(bundle) else "upload",
+        digest=bundle.digest if bundle else "",
+        memory=resources.memory or max(LEAST_MEMORY, TIMES_SHIPPED * shipped),
+        labels=settings.get("labels") or {},
+        tolerations=tuple(settings.get("tolerations") or ()),
+        affinity=settings.get("affinity") or {},
+        pull_secret=settings.get("pull_secret"),
+        patches=tuple(_patches(spec, settings)),
+    )
+
+
+def _patches(spec: JobSpec, settings: Settings) -> Iterator[Mapping[str, Any]]:
+    """The site's first, so that a person's own can add to it."""
+    said = settings.get("patch")
+    if isinstance(said, str):
+        yield from load_patches(Path(said).expanduser())
+    elif said:
+        yield said
+    for file in spec.placement.patches:
+        yield from load_patches(Path(file).expanduser())

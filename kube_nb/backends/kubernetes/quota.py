@@ -1,0 +1,97 @@
+"""Whether the namespace's quotas leave room for a job: what it would take, beside what is taken already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kube_nb.backends.base import Finding, Reason
+from kube_nb.backends.kubernetes.api import QUOTAS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, limits_of, shown
+
+_COMPUTE = ("cpu", "memory", "ephemeral-storage")
+
+
+def findings(api: Api, plan: JobPlan, pod: Object) -> Iterator[Finding]:
+    """One finding for each thing of which a quota leaves too little."""
+    try:
+        quotas, _ = api.list(QUOTAS)
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        what, why = "whether a quota leaves room is not known before the submit", "you may not `list resourcequotas`"
+        yield Finding(level="unknown", reason=Reason(code="NotReadable", what=what, why=why))
+        return
+    for quota in quotas:
+        if counts(quota, pod):
+            yield from _short(quota, taken_by(plan, pod), plan.spec.resources.nodes)
+
+
+def counts(quota: Object, pod: Object) -> bool:
+    """Whether a quota is about pods like this one; a quota without scopes is about all."""
+    spec = quota.get("spec") or {}
+    short_lived = pod.get("activeDeadlineSeconds") is not None
+    asked = asked_by(pod)
+    best_effort = not any(asked.get(name) for name in ("cpu", "memory"))
+    known = {
+        "Terminating": short_lived,
+        "NotTerminating": not short_lived,
+        "BestEffort": best_effort,
+        "NotBestEffort": not best_effort,
+        "CrossNamespacePodAffinity": False,
+    }
+    if not all(known.get(scope, True) for scope in spec.get("scopes") or ()):
+        return False
+    expressions = (spec.get("scopeSelector") or {}).get("matchExpressions") or ()
+    return all(_fits(one, pod) for one in expressions if one.get("scopeName") == "PriorityClass")
+
+
+def _fits(expression: Mapping[str, object], pod: Object) -> bool:
+    values = expression.get("values")
+    has, listed = pod.get("priorityClassName"), list(values) if isinstance(values, list) else []
+    match expression.get("operator"):
+        case "In":
+            return has in listed
+        case "NotIn":
+            return has not in listed
+        case "Exists":
+            return has is not None
+        case _:
+            return has is None
+
+
+def taken_by(plan: JobPlan, pod: Object) -> Amounts:
+    """What a job takes of a quota, by the names that quotas use."""
+    nodes = plan.spec.resources.nodes
+    asked, limits = asked_by(pod), limits_of(pod)
+    taken: Amounts = {"pods": nodes, "count/pods": nodes, "count/jobs.batch": 1, "secrets": 1, "count/secrets": 1}
+    if nodes > 1:
+        taken |= {"services": 1, "count/services": 1}
+    if plan.store.kind == "own":
+        taken |= {"persistentvolumeclaims": 1, "count/persistentvolumeclaims": 1}
+    for name, amount in asked.items():
+        taken[f"requests.{name}"] = amount * nodes
+        if name in _COMPUTE:
+            taken[name] = amount * nodes
+    for name, amount in limits.items():
+        taken[f"limits.{name}"] = amount * nodes
+    return taken
+
+
+def _short(quota: Object, taken: Amounts, nodes: int) -> Iterator[Finding]:
+    name = quota["metadata"]["name"]
+    hard = amounts((quota.get("status") or {}).get("hard") or (quota.get("spec") or {}).get("hard"))
+    used = amounts((quota.get("status") or {}).get("used"))
+    for resource in sorted(set(hard) & set(taken)):
+        has, wants, limit = used.get(resource, 0), taken[resource], hard[resource]
+        if has + wants <= limit:
+            continue
+        each = f" (on {nodes} nodes)" if nodes > 1 and resource not in ("secrets", "count/jobs.batch") else ""
+        what = f"the job asks for {shown(resource, wants)} of {resource}{each}"
+        why = f"the quota `{name}` allows {shown(resource, limit)} in all, {shown(resource, has)} are in use"
+        if wants > limit:
+            reason = Reason(code="QuotaTooSmall", what=what, why=why, next="ask for less, or for a larger quota")
+            yield Finding(level="error", reason=reason)
+        else:
+            reason = Reason(code="QuotaExceeded", what=what, why=why, next="it waits until others have ended")
+            yield Finding(level="warning", reason=reason)

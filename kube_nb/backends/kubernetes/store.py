@@ -1,0 +1,355 @@
+"""Where what outlives a job's pods lies: the namespace's shared claim, a claim of the job's own, or nowhere.
+
+The shared claim is proven by use: a pod of ours has mounted it and written to it. The proof stands on the claim itself,
+for everybody; that there can be none is remembered in the state directory, for a while.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kube_nb.backends.base import Bundle
+from kube_nb.backends.kubernetes import names
+from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.manifests import marks
+from kube_nb.backends.kubernetes.manifests.claim import claim, shared_claim
+from kube_nb.backends.kubernetes.manifests.job import indexed_job
+from kube_nb.backends.kubernetes.plan import JobPlan, Store
+from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, end_of
+from kube_nb.backends.kubernetes.transfer import Container, Progress, put_objects
+from kube_nb.backends.kubernetes.transfer_pod import NoPod, TransferPods
+from kube_nb.capture.runner_object import runner_object
+from kube_nb.config import Settings
+from kube_nb.errors import NotFound, Refused
+
+RWX, RWO = "ReadWriteMany", "ReadWriteOnce"
+PROOF = 90.0
+"""Seconds in which the shared claim must be mounted by a pod, images and all."""
+PLACE = 60.0
+"""Seconds in which a pod that is as large as the job's must find a place, to fill the job's own claim before it."""
+_REMEMBERED = {"volume": 86400.0, "refused": 86400.0, "late": 600.0}
+"""Seconds after which it is tried again, by why there was no shared claim."""
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Why there is no shared claim.
+
+    Attributes:
+        kind: `volume`: no volume for many nodes; `none`: no volume at all; `refused`: the claim may not be made;
+            `late`: no answer in time.
+    """
+
+    kind: str
+    why: str
+
+
+class Stores:
+    """The stores of one user in one namespace. Any thread may use it.
+
+    Args:
+        user: as the cluster knows who asks.
+    """
+
+    def __init__(self, api: Api, settings: Settings, user: str) -> None:
+        self._api = api
+        self._settings = settings
+        self._state = Path(settings.get("state_dir"))
+        self.pods = TransferPods(api, user, lambda: runner_object(self._state))
+
+    # Which ----------------------------------------------------------------------------------------------------------
+
+    def choose(self, plan: JobPlan, *, needed: bool = False) -> Store:
+        """The store of a job, by the setting `store` and by what the namespace can have.
+
+        Args:
+            plan: all but its store; says where a pod that proves the shared claim has to run.
+            needed: the bundle is too large for a Secret.
+
+        Raises:
+            Refused: the setting names what there is not, or what cannot serve this job.
+            ApiError, Unreachable: the cluster does not answer what it has.
+        """
+        setting: str = self._settings.get("store")
+        if setting == "none":
+            return Store(why="the setting `store` is `none`")
+        if setting.startswith("claim:"):
+            return self._named(setting.removeprefix("claim:"), plan)
+        if setting != "auto":
+            raise Refused(
+                what=f"the store {setting} cannot be used",
+                why="stores at a URL are not supported on a cluster yet",
+                next="leave the setting `store` at auto, or name a claim: store=claim:NAME",
+            )
+        verdict = self._shared(plan)
+        if verdict is None:
+            return Store(kind="shared", claim=names.STORE_CLAIM, why="all jobs of the namespace share it", **self._how)
+        return self._own(plan, verdict, needed)
+
+    def _named(self, name: str, plan: JobPlan) -> Store:
+        found = self._api.find(CLAIMS, name)
+        if found is None or found["metadata"].get("deletionTimestamp"):
+            raise Refused(
+                what=f"there is no claim `{name}` in the namespace {self._api.namespace}",
+                next="kubectl get pvc lists them; the setting `store` names one, or is auto",
+            )
+        if RWX not in found["spec"]["accessModes"] and plan.spec.resources.nodes > 1:
+            raise Refused(
+                what=f"the claim `{name}` cannot serve {plan.spec.resources.nodes} nodes",
+                why=f"it is {', '.join(found['spec']['accessModes'])}",
+                next="name one that is ReadWriteMany, or leave --nodes at 1",
+            )
+        return Store(kind="shared", claim=name, why="the setting `store` names it")
+
+    def _own(self, plan: JobPlan, verdict: _Verdict, needed: bool) -> Store:
+        nodes = plan.spec.resources.nodes
+        if verdict.kind in ("none", "refused"):
+            return Store(why=verdict.why)
+        if nodes > 1:
+            if needed:
+                raise Refused(
+                    what=f"what {nodes} nodes need cannot be carried to them",
+                    why=f"it is too large for a Secret, and there is no claim that many nodes mount: {verdict.why}",
+                    next="name a claim that is ReadWriteMany (store=claim:NAME), or ask who runs the cluster for one",
+                )
+            return Store(why=f"there is no claim that {nodes} nodes mount: {verdict.why}")
+        return Store(kind="own", claim=plan.spec.id, why=verdict.why, **self._how)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"size": self._settings.get("store_size"), "storage_class": self._settings.get("storage_class")}
+
+    # The shared claim -----------------------------------------------------------------------------------------------
+
+    def _shared(self, plan: JobPlan) -> _Verdict | None:
+        """None: it is there, and proven."""
+        found = self._api.find(CLAIMS, names.STORE_CLAIM)
+        if found is not None and not found["metadata"].get("deletionTimestamp") and self._is_proven(found):
+            return None
+        remembered = self._remembered()
+        if remembered is not None:
+            return remembered
+        labels = {key: names.label_value(value) for key, value in plan.labels.items()}
+        try:
+            if found is None:
+                found = self._api.create(CLAIMS, shared_claim(labels, **self._how))
+        except ApiError as error:
+            if error.cause == "AlreadyExists":
+                found = self._api.get(CLAIMS, names.STORE_CLAIM)
+            else:
+                return self._remember(_Verdict("refused", f"a claim may not be made: {error.message}"))
+        return self._prove(found, plan)
+
+    def _is_proven(self, found: Object) -> bool:
+        if annotation(found, names.PROVEN):
+            return True
+        return self._memory().get("proven") == found["metadata"]["uid"]
+
+    def _prove(self, found: Object, plan: JobPlan) -> _Verdict | None:
+        store = Store(kind="shared", claim=names.STORE_CLAIM)
+        try:
+            container = self.pods.open(
+                names.STORE_CLAIM, lambda: indexed_job(replace(plan, store=store)), patience=PROOF
+            )
+            self._write(container)
+        except NoPod as error:
+            if not error.no_volume:
+                return self._remember(_Verdict("late", error.why))
+            self._withdraw(found)
+            missing = "storage class" in error.why or "storageclass" in error.why
+            return self._remember(_Verdict("none" if missing else "volume", error.why))
+        self._say_proven(found)
+        return None
+
+    @staticmethod
+    def _write(container: Container) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            content = b"kube-nb keeps logs, results, checkpoints and environments of jobs here\n"
+            digest = hashlib.sha256(content).hexdigest()
+            Path(folder, digest).write_bytes(content)
+            put_objects(container, f"{names.STORE_MOUNT}/proof", {digest: Path(folder, digest)})
+
+    def _withdraw(self, found: Object) -> None:
+        """Leave no claim behind that waits for ever."""
+        self.pods.close(names.STORE_CLAIM)
+        if names.ROLE in (found["metadata"].get("labels") or {}):
+            self._api.delete(CLAIMS, names.STORE_CLAIM, uid=found["metadata"]["uid"])
+
+    def _say_proven(self, found: Object) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write_memory({"proven": found["metadata"]["uid"]})
+        with suppress(ApiError):  # without that right, each user proves it once
+            self._api.patch(CLAIMS, names.STORE_CLAIM, {"metadata": {"annotations": {names.PROVEN: now}}})
+
+    # What is remembered ---------------------------------------------------------------------------------------------
+
+    def _remembered(self) -> _Verdict | None:
+        memory = self._memory()
+        if memory.get("class") == self._settings.get("storage_class") and memory.get("until", 0) > time.time():
+            return _Verdict(str(memory.get("kind")), str(memory.get("why")))
+        return None
+
+    def _remember(self, verdict: _Verdict) -> _Verdict:
+        until = time.time() + _REMEMBERED.get(verdict.kind, 600.0)
+        storage_class = self._settings.get("storage_class")
+        self._write_memory({"kind": verdict.kind, "why": verdict.why, "until": until, "class": storage_class})
+        return verdict
+
+    @property
+    def _path(self) -> Path:
+        host = f"{self._api.client.configuration.host}\0{self._api.namespace}"
+        return self._state / "clusters" / f"{hashlib.sha256(host.encode()).hexdigest()[:16]}.json"
+
+    def _memory(self) -> dict[str, Any]:
+        try:
+            memory = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return memory if isinstance(memory, dict) else {}
+
+    def _write_memory(self, memory: dict[str, Any]) -> None:
+        with suppress(OSError):  # what is not remembered is found out again
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = self._path.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps(memory))
+            draft.replace(self._path)
+
+    # Bundles --------------------------------------------------------------------------------------------------------
+
+    def put_bundle(self, plan: JobPlan, bundle: Bundle, progress: Progress | None = None) -> bool:
+        """Put what a job needs into its store, before the job is made; what is there already is not sent again.
+
+        The job's own claim is made for it. Until `hand_over` it belongs to the transfer pod's Job, and goes with that.
+
+        Returns:
+            False: there is no place for the job now, so that its own claim cannot be filled. Nothing is left.
+
+        Raises:
+            NoPod: no pod could be had that mounts the claim.
+            Corrupted, ApiError, Unreachable: as `put_objects`.
+        """
+        objects = {path.name: path for path in (bundle.directory / "objects").iterdir()}
+        directory = f"{job_folder(plan.spec.id)}/bundle/objects"
+
+        def put(container: Container) -> None:
+            put_objects(container, directory, objects, progress)
+
+        if plan.store.kind != "own":
+            self.pods.use(plan.store.claim, lambda: indexed_job(plan), put)
+            return True
+        job = indexed_job(plan)
+        made = self.pods.ensure(plan.store.claim, lambda: job, as_large=True)
+        self._make_own(plan, made)
+        try:
+            put(self.pods.open(plan.store.claim, lambda: job, as_large=True, patience=PLACE))
+        except NoPod:
+            self.pods.close(plan.store.claim)
+            self._api.delete(CLAIMS, plan.store.claim)
+            return False
+        return True
+
+    def hand_over(self, plan: JobPlan, job: Object) -> None:
+        """Give a job its own claim, which `put_bundle` filled; the pod that filled it ends."""
+        if plan.store.kind != "own":
+            return
+        self._api.patch(CLAIMS, plan.store.claim, {"metadata": {"ownerReferences": marks.owned_by(job)}})
+        self.pods.close(plan.store.claim)
+
+    def let_go(self, id: str, job: Object) -> None:
+        """End what holds a job's own claim, so that it can go with the job."""
+        if claim_of(annotation(job, names.STORE)) == id:
+            self.pods.close(id)
+
+    def remove(self, id: str, job: Object) -> None:
+        """Remove what the shared store holds of a job that has ended.
+
+        Args:
+            job: as the cluster keeps it, whole; it may be gone by now.
+
+        Raises:
+            NoPod, ApiError, Unreachable.
+        """
+        if claim_of(annotation(job, names.STORE)) in ("", id):
+            return
+        with suppress(NotFound):
+            self.use(job, lambda container: container.tool("remove", id).output())
+
+    def holds(self, snapshot: Snapshot) -> bool:
+        """Whether the shared store may hold something of a job: its pods say so, and its bundle came that way."""
+        if claim_of(annotation(snapshot.job, names.STORE)) in ("", snapshot.id):
+            return False
+        ends = [end_of(pod) or {} for pod in snapshot.latest]
+        if not ends:
+            return annotation(snapshot.job, names.TRANSPORT) == "store"
+        return any(end.get("stored", True) for end in ends)
+
+    def use(self, job: Object, act: Callable[[Container], _T]) -> _T:
+        """Do something in a pod that mounts the store of a job; once more should that pod end meanwhile.
+
+        Args:
+            job: as the cluster keeps it; what `watch.py` holds of it is enough.
+
+        Raises:
+            NotFound: the job has no store, or its claim is gone.
+            NoPod, ApiError, Unreachable: no pod could be had, or `act` failed.
+        """
+        return self.pods.use(self._claim(job), lambda: self._whole(job), act)
+
+    def open(self, job: Object) -> Container:
+        """A pod that mounts the store of a job. Raises as `use` does."""
+        return self.pods.open(self._claim(job), lambda: self._whole(job))
+
+    def _whole(self, job: Object) -> Object:
+        """A watch keeps less of a Job than a pod can be made from."""
+        if "command" in job["spec"]["template"]["spec"]["containers"][0]:
+            return job
+        return self._api.get(JOBS, job["metadata"]["name"])
+
+    def _claim(self, job: Object) -> str:
+        name = claim_of(annotation(job, names.STORE))
+        if not name or self._api.find(CLAIMS, name) is None:
+            raise NotFound(what="the job's store is gone" if name else "the job has no store")
+        return name
+
+    def _make_own(self, plan: JobPlan, owner: Object) -> None:
+        made = claim(
+            plan.store.claim,
+            marks.labels(plan, "store"),
+            mode=RWO,
+            size=plan.store.size,
+            storage_class=plan.store.storage_class,
+        )
+        made["metadata"]["ownerReferences"] = marks.owned_by(owner)
+        try:
+            self._api.create(CLAIMS, made)
+        except ApiError as error:
+            if error.cause != "AlreadyExists":
+                raise
+
+
+def job_folder(id: str) -> str:
+    """Where in the store's mount all of a job lies."""
+    return f"{names.STORE_MOUNT}/jobs/{id}"
+
+
+def claim_of(mark: str) -> str:
+    """The claim of a job by its annotation `kube-nb/store`; empty: it has none.
+
+    Example:
+        >>> claim_of("claim:kube-nb-store")
+        'kube-nb-store'
+    """
+    return mark.removeprefix("claim:") if mark.startswith("claim:") else ""

@@ -1,0 +1,69 @@
+"""Jobs that Kubeflow Trainer makes: from a plan to a TrainJob, and from the Job below it back to it."""
+
+from __future__ import annotations
+
+from kube_nb.backends.kubernetes.api import JOBS, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.manifests.job import indexed_job
+from kube_nb.backends.kubernetes.manifests.marks import owned_by
+from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, train_job, training_runtime
+from kube_nb.backends.kubernetes.names import selector
+from kube_nb.backends.kubernetes.plan import JobPlan
+
+KIND = "trainjob"
+"""The value of `--via`."""
+_PATIENCE = 15
+
+
+def make(api: Api, plan: JobPlan) -> Object | None:
+    """Make the TrainJob and what it refers to; None: there is one of this name already.
+
+    Raises:
+        ApiError: the cluster said no; nothing is left then.
+        Unreachable: nobody answered.
+    """
+    body = training_runtime(plan)
+    runtime = _create(api, RUNTIMES, body)
+    try:
+        owner = _create(api, TRAIN_JOBS, train_job(plan))
+    except ApiError:
+        if runtime is not None:
+            api.delete(RUNTIMES, plan.spec.id)
+        raise
+    adopt(api, owner or api.get(TRAIN_JOBS, plan.spec.id))
+    return owner
+
+
+def adopt(api: Api, owner: Object) -> None:
+    """The runtime goes when its TrainJob goes. Trainer wants it to be there first, so it cannot be born so."""
+    references = {"metadata": {"ownerReferences": owned_by(owner)}}
+    api.patch(RUNTIMES, owner["metadata"]["name"], references)
+
+
+def job_of(api: Api, plan: JobPlan, owner: Object) -> Object:
+    """The Job that Trainer makes of it; where that takes long, what it will be."""
+    labels = selector(job=plan.spec.id)
+    found, version = api.list(JOBS, labels=labels)
+    if found:
+        return found[0]
+    with api.watching(JOBS, version=version, labels=labels, seconds=_PATIENCE) as changes:
+        for change in changes:
+            if change["type"] == "ADDED":
+                return change["object"]
+    job = indexed_job(plan)
+    known = {name: owner["metadata"].get(name) for name in ("uid", "namespace", "creationTimestamp", "resourceVersion")}
+    return job | {"metadata": job["metadata"] | known | {"name": plan.job_name}}
+
+
+def made(job: Object) -> bool:
+    """Whether Trainer has made this Job."""
+    owners = job["metadata"].get("ownerReferences") or []
+    return any(owner.get("kind") == "JobSet" for owner in owners)
+
+
+def _create(api: Api, kind: Kind, body: Object) -> Object | None:
+    try:
+        return api.create(kind, body)
+    except ApiError as error:
+        if error.cause != "AlreadyExists":
+            raise
+        return None

@@ -1,0 +1,106 @@
+"""A bundle that fits neither a Secret nor a store goes straight to the pods that wait for it, from this process.
+
+So the process must live until the pods have it; a pod that is started again later needs it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from kube_nb.backends.base import Bundle
+from kube_nb.backends.kubernetes import names
+from kube_nb.backends.kubernetes.api import Api, ApiError, Object
+from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
+from kube_nb.backends.kubernetes.transfer import Container, Progress, put_objects
+from kube_nb.backends.kubernetes.watch import Watch
+from kube_nb.errors import KubeNbError, Unreachable
+
+_PAUSE = 1.0
+"""Seconds until a pod is tried again that could not be spoken to."""
+_log = logging.getLogger(__name__)
+
+
+class Uploads:
+    """The uploads of this process, one thread for each job. Any thread may use it."""
+
+    def __init__(self, api: Api, watch: Watch) -> None:
+        self._api = api
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._running: dict[str, threading.Event] = {}
+
+    def start(self, plan: JobPlan, bundle: Bundle, progress: Progress | None = None) -> None:
+        """Send the bundle to each pod of the job as soon as it runs, until the job has ended. Returns at once."""
+        id = plan.spec.id
+        with self._lock:
+            if id in self._running:
+                return
+            sent = self._running[id] = threading.Event()
+        objects = {path.name: path for path in (bundle.directory / "objects").iterdir()}
+        upload = _Upload(self._api, self._watch, id, plan.spec.resources.nodes, objects, progress, sent)
+        threading.Thread(target=self._run, args=(upload,), name=f"kube-nb-upload-{id}", daemon=True).start()
+
+    def wait(self, id: str, timeout: float | None = None) -> bool:
+        """Wait until all pods of a job have its bundle, or it has ended; False: it takes longer than `timeout`."""
+        with self._lock:
+            sent = self._running.get(id)
+        return sent is None or sent.wait(timeout)
+
+    def _run(self, upload: _Upload) -> None:
+        try:
+            upload.run()
+        except KubeNbError as error:
+            # The pods say that nothing comes, and end by themselves.
+            _log.warning("the upload for job %s ended: %s", upload.id, error)
+        finally:
+            upload.sent.set()
+            with self._lock:
+                self._running.pop(upload.id, None)
+
+
+class _Upload:
+    def __init__(
+        self,
+        api: Api,
+        watch: Watch,
+        id: str,
+        nodes: int,
+        objects: dict[str, Path],
+        progress: Progress | None,
+        sent: threading.Event,
+    ) -> None:
+        self._api = api
+        self._watch = watch
+        self.id = id
+        self._nodes = nodes
+        self._objects = objects
+        self._progress = progress
+        self.sent = sent
+        self._served: set[str] = set()
+
+    def run(self) -> None:
+        while (pod := self._watch.wait(self.id, self._next)) is not None and pod:
+            name = pod["metadata"]["name"]
+            try:
+                put_objects(Container(self._api, name), f"{names.RUN}/bundle/objects", self._objects, self._progress)
+            except (ApiError, Unreachable) as error:
+                if isinstance(error, ApiError) and error.status == 403:
+                    raise
+                _log.info("pod %s cannot be spoken to: %s", name, error)
+                threading.Event().wait(_PAUSE)
+                continue
+            self._served.add(name)
+            if len(self._served) >= self._nodes:
+                self.sent.set()
+
+    def _next(self, snapshot: Snapshot | None) -> Object | None:
+        """A pod that runs and has nothing yet; empty: the job is over; None: wait."""
+        if snapshot is None or snapshot.ended or snapshot.deleted:
+            return {}
+        for pod in snapshot.pods:
+            if state(pod, "running") and not over(pod) and pod["metadata"]["name"] not in self._served:
+                return pod
+        return None

@@ -1,0 +1,321 @@
+"""Process 1 of a job's container: makes the bundle ready, runs the node, and stays until what it made is safe."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+
+from . import ending, visits
+from .loop import Interrupted, Signals
+from .node import Arguments, Node
+from .stream import KUBELET_KEEPS
+
+TYPE_CHECKING = False  # without importing `typing`: see node.py
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_DISRUPTIONS = 5
+"""So often a node is started again after something that was not the code's fault."""
+_UPLOAD_PATIENCE = 300.0
+"""Seconds in which nothing comes from who uploads; then nobody does any more."""
+_SEE_OFF = 5.0
+"""Seconds in which whoever reads the log by exec may come to its end, which would end with the container."""
+_LONGEST_LINGER = 900.0
+
+
+def main(base: str) -> NoReturn:
+    """Run one attempt of one node of a job, as the files below `base` say, and exit with the status of its end.
+
+    `secret/` holds `pod.json`, `env.json`, `key` and `bundle.zip`; `run/` is ours; `store/` may be mounted.
+    """
+    signals = Signals()
+    end = os.environ.get("KUBE_NB_END", "/dev/termination-log")
+    try:
+        signals.install()
+        place = Place(base)
+        place.say_pid()
+        node = PodNode(place, Arguments(place.arguments(end)), signals)
+    except (Interrupted, OSError, KeyError, ValueError) as error:
+        os._exit(_stillborn(error, end))
+    os._exit(node.run())
+
+
+class Place:
+    """The folders of this pod, and what it was told.
+
+    Raises:
+        OSError, KeyError, ValueError: what the Secret holds cannot be read.
+    """
+
+    def __init__(self, base: str) -> None:
+        self.secret = os.path.join(base, "secret")
+        self.run = os.path.join(base, "run")
+        with open(os.path.join(self.secret, "pod.json"), encoding="utf-8") as file:
+            told: dict[str, Any] = json.load(file)
+        self.job: str = told["job"]
+        self.nodes = int(told["nodes"])
+        self.procs = int(told.get("procs", 1))
+        self.retries = int(told["retries"])
+        self.transport: str = told["transport"]
+        self.service: str = told.get("service", "")
+        self.rendezvous = {name: str(told[name]) for name in ("first", "join", "silence") if name in told}
+        self.linger = float(told.get("linger", 60))
+        self.patience = float(told.get("patience", _UPLOAD_PATIENCE))
+        self.store = os.path.join(base, "store") if told["store"] else None
+        self.kept = os.path.join(self.store, "jobs", self.job) if self.store else self.run
+        """Where what the job makes lies."""
+        self.node = int(os.environ.get("KUBE_NB_NODE") or 0)
+        self.failures = int(os.environ.get("KUBE_NB_FAILURES") or 0)
+        self.disruptions = int(os.environ.get("KUBE_NB_DISRUPTIONS") or 0)
+        self.attempt = self.failures + self.disruptions
+        self.bundle = os.path.join(self.run, "bundle")
+        self.log = os.path.join(self.kept, "log", f"{self.node}.{self.attempt}")
+        self._set_environment()
+
+    def say_pid(self) -> None:
+        """Let tools know whom to signal, now that signals are heard."""
+        path = os.path.join(self.run, "pid")
+        _write(f"{path}.new", b"%d\n" % os.getpid())
+        os.rename(f"{path}.new", path)
+
+    def arguments(self, end: str) -> list[str]:
+        """What the node is told."""
+        environments = os.path.join(self.store or self.run, "environments")
+        named = {
+            "bundle": self.bundle,
+            "out": os.path.join(self.kept, "out"),
+            "work": os.path.join(self.run, "work"),
+            "key": os.path.join(self.secret, "key"),
+            "end": end,
+            "node": str(self.node),
+            "attempt": str(self.attempt),
+            "checkpoints": os.path.join(self.kept, "checkpoints"),
+            "env-store": environments,
+            "log": self.log,
+        }
+        if self.service:
+            named |= {"service": self.service} | self.rendezvous
+        return [word for name, value in named.items() for word in (f"--{name}", value)]
+
+    def _set_environment(self) -> None:
+        """The job's own variables, and what libraries look for in an image that was made for another user."""
+        environ = os.environ
+        with open(os.path.join(self.secret, "env.json"), encoding="utf-8") as file:
+            environ.update(json.load(file))
+        for name in ("KUBE_NB_NODE", "KUBE_NB_FAILURES", "KUBE_NB_DISRUPTIONS", "KUBE_NB_BASE"):
+            environ.pop(name, None)
+        environ.setdefault("HOME", os.path.join(self.run, "home"))
+        _make(environ["HOME"])
+        if not _writable(environ.get("TMPDIR", "/tmp")):
+            environ["TMPDIR"] = os.path.join(self.run, "tmp")
+            _make(environ["TMPDIR"])
+        if not _has_name():
+            environ.setdefault("USER", "kube-nb")
+            environ.setdefault("LOGNAME", environ["USER"])
+        caches = os.path.join(self.store or self.run, "environments", "cache")
+        # On the file system of the environments uv links files instead of copying them.
+        environ.setdefault("UV_CACHE_DIR", os.path.join(caches, "uv"))
+        if self.store:
+            environ.setdefault("PIP_CACHE_DIR", os.path.join(caches, "pip"))
+        else:
+            environ.setdefault("PIP_NO_CACHE_DIR", "1")  # nobody would find it again
+
+
+class PodNode(Node):
+    """A node whose bundle has to be made ready first, and whose work must not be lost with its container."""
+
+    def __init__(self, place: Place, arguments: Arguments, signals: Signals) -> None:
+        super().__init__(arguments, signals)
+        self._pod = place
+        self._hall = visits.Hall(place.run, signals)
+        self._lingers = 0.0
+        self._useless = False
+
+    def run(self) -> int:
+        status = super().run()
+        if self._lingers:
+            visits.wait_until_left(self._hall, self._lingers, _LONGEST_LINGER)
+        elif self._useless:
+            self._remove()
+        visits.see_off(self._hall, _SEE_OFF)
+        return status
+
+    def _attempt(self) -> dict[str, Any]:
+        pod = self._pod
+        self._stream.rank = pod.node * pod.procs
+        self._stream.state("Starting", "start", "the container has started")
+        # Other nodes end with a status that does not count whenever node 0 fails: their number tells nothing.
+        if pod.node == 0 and pod.disruptions > _DISRUPTIONS:
+            what = f"the job was interrupted {pod.disruptions} times"
+            raise ending.CannotGoOn("Disrupted", what, {"disruptions": pod.disruptions})
+        self._unpack_bundle()
+        if pod.transport == "upload":
+            self._wait_for_upload()
+        return super()._attempt()
+
+    def _say_end(self, record: dict[str, Any]) -> int:
+        """As a node does, with `stored`: whether the store has log and objects; and `lingers`: seconds in which the
+        container waits for somebody to fetch them."""
+        pod = self._pod
+        worth = self._worth_keeping()
+        if pod.store is not None:
+            self._useless = not worth and not pod.attempt and not self._tried_again(record)
+        elif worth and record["code"] != "Stopped":  # who stops a container from outside waits for it to end
+            self._lingers = pod.linger
+        record |= {"stored": pod.store is not None and not self._useless, "lingers": self._lingers}
+        copy = self._stream.output.copy
+        if copy is not None and copy.broken is not None:
+            lost = copy.bytes - copy.kept
+            record["detail"]["log"] = {"kept": copy.kept, "lost": lost, "why": str(copy.broken.strerror)}
+        return super()._say_end(record)
+
+    # Before ---------------------------------------------------------------------------------------------------------
+
+    def _unpack_bundle(self) -> None:
+        """The bundle as a folder, from the Secret and, where it is larger, from the store.
+
+        Raises:
+            CannotGoOn: BundleCorrupted.
+        """
+        import zlib
+        from zipimport import ZipImportError, zipimporter
+
+        pod = self._pod
+        objects = os.path.join(pod.bundle, "objects")
+        if pod.transport == "store":
+            os.makedirs(pod.bundle, mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):
+                os.symlink(os.path.join(pod.kept, "bundle", "objects"), objects)
+        else:
+            os.makedirs(objects, mode=0o700, exist_ok=True)
+        try:
+            # Reads any zip, and is there already: `zipfile` takes longer to import than all of this.
+            archive = zipimporter(os.path.join(pod.secret, "bundle.zip"))
+            names = archive.get_data("files.txt").decode().splitlines()
+            for name in names:
+                folder, _, last = name.rpartition("/")
+                if folder not in ("", "objects") or last in ("", ".", ".."):
+                    raise ending.CannotGoOn("BundleCorrupted", f"`{name[:200]}` does not belong into a bundle")
+                _write(os.path.join(pod.bundle, name), archive.get_data(name))
+        except (ZipImportError, zlib.error, OSError, ValueError, EOFError) as error:
+            if isinstance(error, OSError) and ending.disk_is_full(error):
+                raise
+            raise ending.CannotGoOn("BundleCorrupted", f"bundle.zip cannot be unpacked: {error}") from error
+
+    def _wait_for_upload(self) -> None:
+        """Wait until every object that the manifest names is there; whoever sends them says when one is.
+
+        Raises:
+            CannotGoOn: NotUploaded: nothing came for a long time.
+            Interrupted: somebody wants the job to end.
+        """
+        with open(os.path.join(self._pod.bundle, "manifest.json"), encoding="utf-8") as file:
+            sizes: dict[str, int] = json.load(file)["sizes"]
+        total = sum(sizes.values())
+        self._stream.state("Starting", "upload", f"waiting for {_size(total)} from the kernel")
+        heard = time.monotonic()
+        while missing := [name for name, size in sizes.items() if not self._arrived(name, size)]:
+            left = heard + self._pod.patience - time.monotonic()
+            if left <= 0 and self._hall.empty:
+                what = f"{len(missing)} of {len(sizes)} files never came"
+                raise ending.CannotGoOn("NotUploaded", what, {"missing": len(missing)})
+            if self._hall.hear(max(left, 1.0)):
+                heard = time.monotonic()
+
+    def _arrived(self, name: str, size: int) -> bool:
+        try:
+            return os.stat(os.path.join(self._pod.bundle, "objects", os.path.basename(name))).st_size == size
+        except FileNotFoundError:
+            return False
+
+    # After ----------------------------------------------------------------------------------------------------------
+
+    def _worth_keeping(self) -> bool:
+        """Whether there is anything that nobody finds any more once the container is gone."""
+        copy = self._stream.output.copy
+        if copy is not None and copy.kubelet_bytes >= KUBELET_KEEPS:
+            return True
+        names = ["out/objects"] if self._pod.store is None else ["out/objects", "checkpoints"]
+        return any(_holds_something(os.path.join(self._pod.kept, name)) for name in names)
+
+    def _tried_again(self, record: dict[str, Any]) -> bool:
+        """Whether another attempt follows this end, which finds what is in the store."""
+        status = ending.status_of(record)
+        again = status in (ending.CODES["Stopped"], ending.CODES["Again"])
+        return again or (status in (1, ending.CODES["OutOfMemory"]) and self._pod.failures < self._pod.retries)
+
+    def _remove(self) -> None:
+        """Leave nothing in the store of a job that made nothing; other nodes of it may still be at work."""
+        pod = self._pod
+        for name in (pod.log, f"{pod.log}.end", f"{pod.log}.live"):
+            with suppress(OSError):
+                os.unlink(name)
+        if pod.nodes == 1:
+            import shutil
+
+            shutil.rmtree(pod.kept, ignore_errors=True)
+            return
+        for name in ("log", "out/objects", "out", "checkpoints", ""):
+            with suppress(OSError):  # not empty: another node's
+                os.rmdir(os.path.join(pod.kept, name))
+
+
+def _stillborn(error: Exception, end: str) -> int:
+    """An end without a stream: what the runner was told cannot be read, or it was stopped before it read it."""
+    code = "RunnerFault"
+    if isinstance(error, Interrupted):
+        code = "Cancelled" if error.signum == signal.SIGINT else "Stopped"
+    elif isinstance(error, OSError) and ending.disk_is_full(error):
+        code = "OutOfDisk"
+    else:
+        import traceback
+
+        traceback.print_exception(error)
+    now = time.time()
+    record = ending.end(code, 0, evalue=f"{type(error).__name__}: {error}", started=now, ended=now)
+    with suppress(OSError):  # the exit status tells
+        ending.write_end(end, record)
+    return ending.CODES[code]
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
+
+
+def _make(folder: str) -> None:
+    with suppress(OSError):  # the person named it; what needs it will say so
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+
+def _writable(folder: str) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _has_name() -> bool:
+    """Whether this user has a name; most images know nothing of the number that a cluster gives."""
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True
+
+
+def _holds_something(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.3g} MB" if count >= 1e6 else f"{count} bytes"

@@ -1,0 +1,126 @@
+"""The cluster itself breaks: a node that is not heard of, an API server that stops. Slow, and alone: all else that uses
+the cluster feels it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kube_nb.backends.kubernetes.api import JOBS, NODES, PODS, ApiError, Object
+from kube_nb.backends.kubernetes.names import selector
+from kube_nb.backends.kubernetes.snapshot import condition
+from kube_nb.backends.kubernetes.status import status_of
+from kube_nb.backends.kubernetes.watch import Watch
+from tests.cluster.handmade import FOREVER, STOPS, job
+from tests.cluster.test_watch import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("faults")]
+
+NODE = "node2"
+QUICK = [
+    {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 15}
+    for state in ("not-ready", "unreachable")
+]
+
+
+@pytest.fixture(scope="module")
+def emptied(admin, cluster) -> None:
+    """Add-ons leave the node: without their webhooks, nothing of theirs could be made while it is away."""
+    admin.patch(NODES, NODE, {"spec": {"unschedulable": True}})
+    try:
+        for pod in addons_on_the_node(admin):
+            replace(admin, namespace=pod["metadata"]["namespace"]).delete(PODS, pod["metadata"]["name"])
+        until(lambda: not addons_on_the_node(admin), 120)
+        until(lambda: jobs_can_be_made(cluster), 120)
+    finally:
+        admin.patch(NODES, NODE, {"spec": {"unschedulable": False}})
+
+
+def addons_on_the_node(admin) -> list[Object]:
+    pods = admin.raw(f"/api/v1/pods?fieldSelector=spec.nodeName={NODE}")["items"]
+    return [pod for pod in pods if pod["metadata"].get("ownerReferences", [{}])[0].get("kind") == "ReplicaSet"]
+
+
+def jobs_can_be_made(cluster) -> bool:
+    try:
+        cluster.create(JOBS, job("t-dry"), dry_run=True)
+    except ApiError:
+        return False
+    return True
+
+
+@pytest.fixture
+def healthy(lab, admin, emptied):
+    """Waits until the node is as it was."""
+    yield
+    lab("node", "start", NODE)
+    until(lambda: condition(admin.get(NODES, NODE), "Ready"), 90)
+
+
+def on_the_node(**more: object) -> dict:
+    return {"nodeSelector": {"kubernetes.io/hostname": NODE}, "tolerations": QUICK, **more}
+
+
+def test_a_node_that_comes_back_in_time_is_told_and_forgotten(lab, healthy, by_hand):
+    seen = by_hand("back", FOREVER, pod=on_the_node(tolerations=[]))
+    seen.running()
+    lab("node", "stop", NODE)
+    status = seen.reason("NodeLost", 90)
+    assert status.phase == "Running"
+    assert NODE in status.reason.what
+    lab("node", "start", NODE)
+    assert seen.until(lambda status: status.phase == "Running" and status.reason is None, 60).attempt == 0
+
+
+def test_a_node_that_stays_away_is_waited_for_and_the_job_goes_on_elsewhere(lab, healthy, by_hand, admin):
+    seen = by_hand("lost", STOPS, pod={"affinity": prefers(NODE), "tolerations": QUICK})
+    seen.running()
+    assert seen.snapshot().pods[0]["spec"]["nodeName"] == NODE
+    lab("node", "stop", NODE)
+    seen.until(lambda status: "DeletionByTaintManager" in str(seen.snapshot().pods[0]["status"]), 120)
+    status = status_of(seen.snapshot())
+    assert (status.phase, status.reason.code) == ("Running", "NodeLost")
+    assert "--force-lost" in status.reason.next
+    lab("node", "start", NODE)
+    status = seen.until(lambda status: status.attempt == 1 and status.phase == "Running", 120)
+    assert status.reason is None
+
+
+def prefers(node: str) -> dict:
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    term = {"weight": 100, "preference": {"matchExpressions": [expression]}}
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+def test_an_api_server_that_stops_and_starts_loses_no_job(lab, cluster, by_hand):
+    watch = Watch(cluster, selector())
+    phases: list[str] = []
+    try:
+        seen = by_hand("through", "import time; time.sleep(8)")
+        watch.subscribe(lambda one: phases.append(status_of(one).phase) if one.id == seen.id else None)
+        seen.running()
+        os.kill(process_of("kube-apiserver"), signal.SIGKILL)  # one that is asked to end serves watches for a while
+        until(lambda: watch.trouble is not None)
+        known = watch.snapshot(seen.id)
+        assert known is not None
+        assert status_of(known).phase == "Running", "the last that was known"
+        lab("up")  # starts what is missing
+        assert watch.wait(seen.id, lambda one: (one and one.ended) or None, 180)
+        until(lambda: watch.trouble is None)
+        until(lambda: phases[-1:] == ["Succeeded"])
+    finally:
+        lab("up")
+        watch.close()
+    assert sorted(set(phases), key=phases.index)[-2:] == ["Running", "Succeeded"]
+    assert cluster.find(JOBS, seen.id) is not None
+
+
+def process_of(component: str) -> int:
+    """The process id that the lab has written down."""
+    run = Path(os.environ["LAB_ADMIN_KUBECONFIG"]).parent
+    return int((run / "pids" / component).read_text().split()[0])

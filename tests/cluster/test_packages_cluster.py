@@ -1,0 +1,64 @@
+"""What a job on a cluster has installed: what it imports, at the kernel's versions, and nothing else of the kernel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.client import Client
+from kube_nb.jobs.job import Job
+from kube_nb.spec import Phase
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(cluster: Api) -> Iterator[Any]:
+    """Runs a cell on the cluster and waits for it."""
+    context = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["current-context"]
+    client = Client(on=context, cpu="0.05", memory="256Mi")
+    jobs: list[Job] = []
+
+    def cell(source: str, **names: Any) -> Job:
+        jobs.append(client.cell(source, {"__name__": "__main__", **names}))
+        return jobs[-1].wait(150)
+
+    yield cell
+    for job in jobs:
+        client.delete(job)
+
+
+def test_a_package_that_the_code_imports_has_the_kernels_version(run):
+    job = run("import yaml\nprint(yaml.__version__)")
+    assert job.phase is Phase.SUCCEEDED, job.reason
+    assert "".join(job.logs()) == f"{version('pyyaml')}\n"
+
+
+def test_a_package_that_only_a_value_comes_from_is_there(run):
+    from packaging.version import Version
+
+    job = run("print(wanted.base_version)", wanted=Version("1.2+cpu"))
+    assert job.phase is Phase.SUCCEEDED, job.reason
+    assert "".join(job.logs()) == "1.2\n"
+
+
+def test_what_nobody_imports_does_not_travel(run):
+    import numpy
+
+    assert numpy
+    job = run("import importlib.util\nprint([n for n in ('numpy', 'IPython') if importlib.util.find_spec(n)])")
+    assert job.phase is Phase.SUCCEEDED, job.reason
+    assert "".join(job.logs()) == "[]\n"
+
+
+def test_a_magic_finds_the_kernels_ipython(run):
+    job = run("%time 1\nimport IPython\nprint(IPython.__version__)")
+    assert job.phase is Phase.SUCCEEDED, job.reason
+    assert version("ipython") in "".join(job.logs())

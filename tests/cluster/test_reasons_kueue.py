@@ -1,0 +1,108 @@
+"""A suspended job: it waits in a queue, was stopped for another one, or somebody suspended it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from kube_nb.backends.kubernetes.api import JOBS, Kind
+from kube_nb.backends.kubernetes.session import kueue_workloads
+from kube_nb.backends.kubernetes.snapshot import QUEUE
+from kube_nb.backends.kubernetes.status import status_of
+from kube_nb.backends.kubernetes.watch import read
+from tests.cluster.handmade import FOREVER, labels
+
+pytestmark = pytest.mark.slow
+
+PRIORITY = "kueue.x-k8s.io/priority-class"
+LATER = 60.0
+
+
+@pytest.fixture
+def group(cluster) -> str:
+    """The version of Kueue's objects."""
+    kind = kueue_workloads(cluster)
+    if kind is None:
+        pytest.skip("cluster: it has no Kueue")
+    return kind.version
+
+
+@pytest.fixture
+def queue(group, made_by_admin, unique) -> Callable[..., str]:
+    """Makes a queue of the namespace that gives 200m of CPU in all."""
+
+    def make(**spec: object) -> str:
+        name = unique("queue")
+
+        def one(kind: str, plural: str, spec: dict, *, namespaced: bool = False) -> None:
+            body = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "labels": labels(name)}, "spec": spec}
+            made_by_admin(Kind(plural, group, namespaced=namespaced), body)
+
+        one("ResourceFlavor", "resourceflavors", {})
+        quotas = [{"name": "cpu", "nominalQuota": "200m"}, {"name": "memory", "nominalQuota": "1Gi"}]
+        flavors = [{"coveredResources": ["cpu", "memory"], "flavors": [{"name": name, "resources": quotas}]}]
+        one("ClusterQueue", "clusterqueues", {"namespaceSelector": {}, "resourceGroups": flavors, **spec})
+        one("LocalQueue", "localqueues", {"clusterQueue": name}, namespaced=True)
+        return name
+
+    return make
+
+
+def queued(name: str, cpu: str = "200m", **more: str) -> dict:
+    return {
+        "meta": {"labels": {QUEUE: name, **more}},
+        "container": {"resources": {"requests": {"cpu": cpu, "memory": "32Mi"}}},
+    }
+
+
+def test_a_job_that_waits_for_its_share_is_told_from_one_that_never_gets_it(by_hand, cluster, queue):
+    name = queue()
+    holder = by_hand("holds", FOREVER, **queued(name))
+    holder.running()
+    waits = by_hand("waits", **queued(name))
+    status = waits.until(lambda status: status.reason and "insufficient unused quota" in status.reason.why)
+    assert (status.phase, status.reason.code) == ("Pending", "WaitingForQuota")
+    assert name in status.reason.what
+    assert [status_of(one).reason for one in read(cluster, ids=[waits.id])] == [status.reason], (
+        "the same without a watch"
+    )
+    large = by_hand("large", **queued(name, "900m")).reason("QueueTooSmall")
+    assert large.phase == "Pending"
+    holder.remove()
+    assert waits.final(LATER).phase == "Succeeded"
+
+
+def test_a_queue_that_is_not_there(by_hand, group):
+    status = by_hand("nowhere", **queued("kube-nb-test-none")).reason("QueueMissing")
+    assert status.phase == "Pending"
+    assert "--queue" in status.reason.next
+
+
+def test_a_queue_that_is_stopped(by_hand, queue):
+    status = by_hand("stopped", **queued(queue(stopPolicy="Hold"))).reason("QueueStopped")
+    assert status.phase == "Pending"
+
+
+def test_a_job_that_is_stopped_for_a_more_important_one(by_hand, group, queue, made_by_admin, unique):
+    important = unique("important")
+    kind = Kind("workloadpriorityclasses", group, namespaced=False)
+    made_by_admin(
+        kind,
+        {"apiVersion": group, "kind": "WorkloadPriorityClass", "metadata": {"name": important}, "value": 9},
+    )
+    name = queue(preemption={"withinClusterQueue": "LowerPriority"})
+    lesser = by_hand("lesser", FOREVER, **queued(name))
+    lesser.running()
+    by_hand("important", FOREVER, **queued(name, **{PRIORITY: important}))
+    status = lesser.reason("Preempted")
+    assert status.phase == "Pending"
+    assert "checkpoint" in status.reason.next
+
+
+def test_a_job_that_somebody_suspended_runs_once_it_is_resumed(by_hand, cluster):
+    seen = by_hand("suspended", spec={"suspend": True})
+    status = seen.reason("Suspended")
+    assert status.phase == "Pending"
+    cluster.patch(JOBS, seen.id, {"spec": {"suspend": False}})
+    assert seen.final().phase == "Succeeded"

@@ -1,0 +1,87 @@
+"""How much one client asks of the API server, and what all who look at a cluster in one process share."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.connect import Place, connection, user_of
+from kube_nb.client import Client
+from kube_nb.jobs.job import Job
+from kube_nb.spec import Phase
+
+MOST = 12
+"""Requests of a submit, the first lists of its watch among them."""
+
+
+@pytest.fixture
+def kubeconfig(cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tenant's, which nobody in this process has used yet."""
+    copy = tmp_path / "kubeconfig"
+    copy.write_text(Path(os.environ["KUBECONFIG"]).read_text())
+    monkeypatch.setenv("KUBECONFIG", str(copy))
+    return copy
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests of this thread; the watch of all jobs has threads of its own."""
+    requests: list[str] = []
+    send = Api._transport
+
+    def counted(self: Api, method: str, path: str, *rest: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            requests.append(f"{method} {path}")
+        return send(self, method, path, *rest)
+
+    monkeypatch.setattr(Api, "_transport", counted)
+    return requests
+
+
+@pytest.fixture
+def jobs() -> Iterator[list[Job]]:
+    made: list[Job] = []
+    yield made
+    for job in made:
+        job.wait(90)
+        job.delete()
+
+
+def context(kubeconfig: Path) -> str:
+    return yaml.safe_load(kubeconfig.read_text())["current-context"]
+
+
+@pytest.mark.slow
+def test_a_submit_asks_a_dozen_times_and_the_next_one_half_as_often(kubeconfig, asked, jobs):
+    def submit() -> int:
+        asked.clear()
+        client = Client(on=context(kubeconfig), cpu="0.05", memory="64Mi")
+        jobs.append(client.cell("x = 1", {"__name__": "__main__"}))
+        return len(asked)
+
+    assert submit() <= MOST, asked
+    assert submit() <= MOST / 2, asked
+    assert [job.wait(90).phase for job in jobs] == [Phase.SUCCEEDED] * 2
+
+
+def test_all_who_look_at_a_place_share_one_connection(kubeconfig, asked):
+    place = Place("here", context(kubeconfig))
+    first = connection(place)
+    assert connection(Place("here", context(kubeconfig))) is first
+    assert connection(Place("here", context(kubeconfig), namespace="other")) is not first
+    assert user_of(first) == user_of(connection(place))
+    assert len(asked) == 1
+
+
+def test_a_kubeconfig_that_was_written_anew_is_read_anew(kubeconfig):
+    place = Place("here", context(kubeconfig))
+    first = connection(place)
+    os.utime(kubeconfig, (1, 1))  # as a login does
+    assert connection(place) is not first

@@ -1,0 +1,319 @@
+"""Every job gets the best store that its namespace can have, and what needs one goes there and comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kube_nb.backends.kubernetes import api as kinds
+from kube_nb.backends.kubernetes import names
+from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api, Kind
+from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.fetch import fetch
+from kube_nb.backends.kubernetes.manifests.job import indexed_job
+from kube_nb.backends.kubernetes.plan import Store
+from kube_nb.backends.kubernetes.snapshot import state
+from kube_nb.backends.kubernetes.transfer import Container
+from kube_nb.backends.kubernetes.upload import Uploads
+from kube_nb.errors import NotFound, Refused
+from kube_nb.events import Event
+from kube_nb.spec import new_job_id
+from tests.cluster.cells import IN_POD, Place, place, read_all
+from tests.cluster.small_jobs import ended, plan, pod_when
+
+SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
+NAMESPACES = Kind("namespaces", namespaced=False)
+BINDINGS = Kind("rolebindings", "rbac.authorization.k8s.io/v1")
+
+
+@pytest.fixture(scope="module")
+def alone(cluster, admin) -> Iterator[Api]:
+    """A namespace that nobody else uses, as the tenant has it: `edit` and nothing else."""
+    name = new_job_id("t-store")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    admin.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    own = replace(admin, namespace=name)
+    with own.watching(kinds.SERVICE_ACCOUNTS, version="0", seconds=60) as changes:
+        next(item for item in changes if item["object"]["metadata"].get("name") == "default")
+    own.create(
+        BINDINGS,
+        {
+            "apiVersion": BINDINGS.version,
+            "kind": "RoleBinding",
+            "metadata": {"name": "tenant"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user_of(cluster)}],
+        },
+    )
+    yield replace(cluster, namespace=name)
+    admin.delete(NAMESPACES, name)
+
+
+@pytest.fixture
+def fresh(alone, tmp_path) -> Iterator[Callable[..., Place]]:
+    """Makes what a backend has, with these settings, in a namespace without a claim."""
+    opened = []
+
+    def make(folder: str = "a", **settings: str) -> Place:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        found = place(alone, tmp_path / folder, **settings)
+        opened.append(found)
+        return found.__enter__()
+
+    yield make
+    for one in opened:
+        one.__exit__(None, None, None)
+    for kind in (JOBS, CLAIMS):
+        for found in alone.list(kind)[0]:
+            alone.delete(kind, found["metadata"]["name"])
+    _gone(alone, CLAIMS)
+
+
+class Counting(Api):
+    """Counts what is asked."""
+
+    asked: list[str]
+
+    def _transport(self, method, path, *rest):
+        self.asked.append(f"{method} {path.partition('?')[0]}")
+        return super()._transport(method, path, *rest)
+
+
+def counting(api: Api) -> Counting:
+    counted = Counting(api.client, api.namespace, api.server)
+    counted.asked = []
+    return counted
+
+
+def a_plan(api: Api, **details):
+    return plan(api, new_job_id("t-store"), user=user_of(api), **details)
+
+
+def _gone(api: Api, kind: Kind) -> None:
+    found, version = api.list(kind)
+    left = {one["metadata"]["name"] for one in found}
+    if not left:
+        return
+    with api.watching(kind, version=version, seconds=60) as changes:
+        for change in changes:
+            if change["type"] == "DELETED":
+                left.discard(change["object"]["metadata"]["name"])
+            if not left:
+                return
+    raise AssertionError(f"still there: {left}")
+
+
+# Which store ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_for_many_nodes_is_made_once_and_proven_for_everybody(alone, fresh):
+    first = fresh("a").stores.choose(a_plan(alone))
+    assert (first.kind, first.claim) == ("shared", names.STORE_CLAIM)
+    assert names.PROVEN in alone.get(CLAIMS, names.STORE_CLAIM)["metadata"]["annotations"]
+    other = fresh("b")
+    other.stores._api = counting(alone)
+    assert other.stores.choose(a_plan(alone)).kind == "shared"
+    assert len(other.stores._api.asked) == 1, other.stores._api.asked
+
+
+def test_a_shared_claim_that_was_removed_is_made_and_proven_anew(alone, fresh):
+    here = fresh()
+    here.stores.choose(a_plan(alone))
+    here.stores.pods.close(names.STORE_CLAIM)
+    alone.delete(CLAIMS, names.STORE_CLAIM)
+    _gone(alone, CLAIMS)
+    assert here.stores.choose(a_plan(alone)).kind == "shared"
+    assert names.PROVEN in alone.get(CLAIMS, names.STORE_CLAIM)["metadata"]["annotations"]
+
+
+def test_disks_of_one_node_are_for_jobs_of_one_node(alone, fresh):
+    here = fresh(storage_class="block")
+    chosen = here.stores.choose(a_plan(alone))
+    assert chosen.kind == "own"
+    assert "ReadWriteOnce" in chosen.why
+    _gone(alone, CLAIMS)
+    _gone(alone, JOBS)
+    two = a_plan(alone, resources={"nodes": 2})
+    assert here.stores.choose(two).kind == "none"
+    with pytest.raises(Refused, match="2 nodes"):
+        here.stores.choose(two, needed=True)
+
+
+def test_that_no_claim_can_be_shared_is_remembered(alone, fresh):
+    here = fresh(storage_class="block")
+    here.stores.choose(a_plan(alone))
+    here.stores._api = counting(alone)
+    assert here.stores.choose(a_plan(alone)).kind == "own"
+    assert len(here.stores._api.asked) == 1
+
+
+def test_without_storage_there_is_no_store(alone, fresh):
+    chosen = fresh(storage_class="no-such-class").stores.choose(a_plan(alone))
+    assert chosen.kind == "none"
+    assert "no-such-class" in chosen.why
+    _gone(alone, CLAIMS)
+    _gone(alone, JOBS)
+
+
+def test_a_quota_without_claims_leaves_a_job_without_a_store(alone, fresh, admin):
+    own = replace(admin, namespace=alone.namespace)
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
+    made = own.create(kinds.QUOTAS, quota | {"spec": {"hard": {"persistentvolumeclaims": "0"}}})
+    with own.watching(kinds.QUOTAS, version=made["metadata"]["resourceVersion"], seconds=30) as changes:
+        next(change for change in changes if change["object"].get("status", {}).get("used"))
+    try:
+        chosen = fresh().stores.choose(a_plan(alone))
+    finally:
+        own.delete(kinds.QUOTAS, "none")
+    assert chosen.kind == "none"
+    assert "quota" in chosen.why
+
+
+def test_the_setting_says_which(alone, fresh):
+    assert fresh("a", store="none").stores.choose(a_plan(alone)).kind == "none"
+    with pytest.raises(Refused, match="no-such-claim"):
+        fresh("b", store="claim:no-such-claim").stores.choose(a_plan(alone))
+    with pytest.raises(Refused, match="s3://bucket/dir"):
+        fresh("c", store="s3://bucket/dir").stores.choose(a_plan(alone))
+    body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "mine"}}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    alone.create(CLAIMS, body | {"spec": spec})
+    named = fresh("d", store="claim:mine").stores
+    assert named.choose(a_plan(alone)).mark == "claim:mine"
+    with pytest.raises(Refused, match="ReadWriteOnce"):
+        named.choose(a_plan(alone, resources={"nodes": 2}))
+
+
+# Transfer pods ----------------------------------------------------------------------------------------------------------
+
+
+def job_for(here: Place) -> Callable[[], dict]:
+    store = Store(kind="shared", claim=names.STORE_CLAIM)
+    return lambda: indexed_job(a_plan(here.api, store=store))
+
+
+def test_everybody_of_a_user_uses_the_same_pod(alone, fresh):
+    here, other = fresh("a"), fresh("a")
+    here.stores.choose(a_plan(alone))
+    opened: list[str] = []
+
+    def open_one(stores) -> None:
+        opened.append(stores.pods.open(names.STORE_CLAIM, job_for(here)).pod)
+
+    here.stores.pods.close(names.STORE_CLAIM)
+    threads = [threading.Thread(target=open_one, args=(one.stores,)) for one in (here, other) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    assert len(set(opened)) == 1
+
+
+def test_a_pod_that_goes_is_replaced(alone, fresh):
+    here = fresh()
+    here.stores.choose(a_plan(alone))
+    pods = here.stores.pods
+    first = pods.open(names.STORE_CLAIM, job_for(here))
+    alone.delete(PODS, first.pod)
+    second = pods.open(names.STORE_CLAIM, job_for(here))
+    assert second.pod != first.pod
+    pods.close(names.STORE_CLAIM)
+    third = pods.use(names.STORE_CLAIM, job_for(here), lambda container: (container.tool("usage").output(), container))
+    assert third[1].pod != second.pod
+    assert "jobs" in json.loads(third[0])
+
+
+def test_a_transfer_pod_leaves_nothing(alone, fresh):
+    here = fresh()
+    here.stores.choose(a_plan(alone))
+    here.stores.pods.close(names.STORE_CLAIM)
+    _gone(alone, JOBS)
+    _gone(alone, SECRETS)
+
+
+# Both ways --------------------------------------------------------------------------------------------------------------
+
+DIGESTS = """
+import hashlib
+print(hashlib.sha256(data).hexdigest())
+back = bytes(reversed(data[:1000])) + data
+"""
+
+
+def both_ways(here: Place, id: str, *, store: Store | None = None, uploads: Uploads | None = None) -> None:
+    """A large value travels to the pod and back."""
+    data = os.urandom(SIZE)
+    plan, bundle = here.send(id, DIGESTS, values={"data": data}, outputs=["back"], memory=2 << 30, store=store)
+    if plan.transport == "upload":
+        assert uploads is not None
+        uploads.start(plan, bundle)
+    read = read_all(here.stream(id))
+    assert read.text.decode().split() == [hashlib.sha256(data).hexdigest()]
+    assert read.end["code"] == "Succeeded", read.end
+    digests = objects_of(read.events)
+    wanted = bytes(reversed(data[:1000])) + data
+    found = [fetch(here.api, here.watch, here.stores, id, digest, here.folder / digest) for digest in digests]
+    assert any(wanted in path.read_bytes() for path in found)
+
+
+def objects_of(events: list[Event]) -> list[str]:
+    """The digests of the objects that the result is made of."""
+    result = next(event.data for event in events if event.kind == "result")
+    reference = result["index"]["graph"]
+    return [*reference.get("buffers", []), *([] if "data" in reference else [reference["pickle"]])]
+
+
+def test_a_large_value_goes_both_ways_through_the_shared_claim(alone, fresh):
+    here = fresh()
+    both_ways(here, new_job_id("t-both"))
+
+
+def test_a_large_value_goes_both_ways_through_a_disk_of_the_job(alone, fresh):
+    here, id = fresh(storage_class="block"), new_job_id("t-both")
+    both_ways(here, id)
+    job = alone.get(JOBS, id)
+    assert alone.get(CLAIMS, id)["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    here.stores.let_go(id, job)
+    alone.delete(JOBS, id)
+    _gone(alone, CLAIMS)
+
+
+def test_a_large_value_goes_both_ways_without_any_storage(alone, fresh):
+    here, id = fresh(store="none"), new_job_id("t-both")
+    uploads = Uploads(here.api, here.watch)
+    both_ways(here, id, uploads=uploads)
+    assert uploads.wait(id, 30)
+    job = ended(alone, id, seconds=30)
+    assert job["status"].get("succeeded") == 1
+
+
+def test_what_was_never_fetched_from_a_pod_is_said_to_be_gone(alone, fresh):
+    here, id = fresh(store="none"), new_job_id("t-gone")
+    here.send(id, "import os; back = os.urandom(1_000_000)", outputs=["back"], store=IN_POD)
+    read = read_all(here.stream(id))
+    pod = pod_when(alone, id, lambda pod: state(pod, "running"))
+    Container(alone, pod["metadata"]["name"]).tool("release").output()  # as if nobody had come in time
+    ended(alone, id)
+    with pytest.raises(NotFound, match="had no store"):
+        fetch(alone, here.watch, here.stores, id, objects_of(read.events)[0], here.folder / "x")
+
+
+def test_what_a_store_holds_of_a_job_is_removed_with_it(alone, fresh):
+    here, id = fresh(), new_job_id("t-rm")
+    here.send(id, "back = b'x' * 1_000_000", outputs=["back"])
+    read_all(here.stream(id))
+    job = ended(alone, id)
+    used = lambda pod: json.loads(pod.tool("usage").output())["jobs"]  # noqa: E731
+    assert id in here.stores.use(job, used)
+    here.stores.remove(id, job)
+    assert id not in here.stores.use(job, used)
+    with pytest.raises(NotFound):
+        fetch(alone, here.watch, here.stores, id, "0" * 64, Path(here.folder, "x"))

@@ -1,0 +1,209 @@
+"""What a job writes arrives whole, once and in order, whatever happens on the way; what cannot arrive is said."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import pytest
+
+from kube_nb.backends.base import Cursor
+from kube_nb.backends.kubernetes.api import PODS
+from kube_nb.backends.kubernetes.snapshot import state
+from kube_nb.backends.kubernetes.transfer import Container
+from kube_nb.errors import NotFound
+from kube_nb.events import Decoder, Text
+from tests.cluster.cells import IN_POD, place, read_all
+from tests.cluster.cutter import wired
+from tests.cluster.small_jobs import pod_when
+
+SHARED = None
+"""What the namespace can have: the claim that all jobs share."""
+
+
+@pytest.fixture
+def here(cluster, tmp_path):
+    with place(cluster, tmp_path) as found:
+        yield found
+
+
+def printed(count: int) -> bytes:
+    return b"".join(b"line %d\n" % number for number in range(count))
+
+
+def texts(chunks) -> dict[int, bytes]:
+    """The text of each attempt, in the order in which they came."""
+    found: dict[int, bytes] = {}
+    decoders: dict[int, Decoder] = {}
+    for chunk in chunks:
+        decoder = decoders.setdefault(chunk.at.attempt, Decoder())
+        for item in decoder.feed(chunk.data):
+            if isinstance(item, Text):
+                found[chunk.at.attempt] = found.get(chunk.at.attempt, b"") + item.data
+    return found
+
+
+@pytest.mark.parametrize("store", [SHARED, IN_POD], ids=["store", "no-store"])
+def test_a_stream_ends_with_its_end_and_reads_the_same_again(here, unique, store):
+    id = unique("stream")
+    here.send(id, "for i in range(1000): print('line', i)", store=store)
+    read = read_all(here.stream(id))
+    assert read.text == printed(1000)
+    assert read.end["code"] == "Succeeded"
+    again = read_all(here.stream(id, follow=False))
+    assert again.sha256 == read.sha256
+
+
+def test_a_stream_goes_on_from_any_place(here, unique):
+    id = unique("stream")
+    here.send(id, "for i in range(1000): print('line', i)")
+    read = read_all(here.stream(id))
+    rest = b"".join(chunk.data for chunk in here.stream(id, cursor=Cursor(0, read.size - 100)))
+    assert len(rest) == 100
+    assert list(here.stream(id, cursor=Cursor(0, read.size))) == []
+
+
+def test_the_first_lines_are_there_while_the_job_runs(here, unique):
+    id = unique("stream")
+    here.send(id, "import time; print('now', flush=True); time.sleep(600)")
+    seen = b""
+    for chunk in here.stream(id):
+        seen += chunk.data
+        if b"now\n" in seen:
+            break
+    assert b"now\n" in b"".join(chunk.data for chunk in here.stream(id, follow=False))
+
+
+def test_nobody_streams_a_job_that_is_not_there(here):
+    with pytest.raises(NotFound):
+        next(iter(here.stream("t-no-such-job")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", [SHARED, IN_POD], ids=["store", "no-store"])
+def test_a_connection_that_is_cut_50_times_loses_no_line_and_brings_none_twice(cluster, unique, tmp_path, store):
+    id = unique("cut")
+    source = """
+import time
+for i in range(100_000):
+    print('line', i)
+    if i % 250 == 249:
+        time.sleep(0.1)
+"""
+    with wired(cluster) as (api, wire), place(api, tmp_path) as there:
+        there.send(id, source, store=store)
+        cut_at = 0
+
+        def seen(chunk) -> None:
+            nonlocal cut_at
+            if chunk.at.offset >= cut_at:
+                cut_at = chunk.at.offset + 5_000
+                wire.cut()
+
+        read = read_all(there.stream(id), seen)
+        assert wire.cuts >= 50
+    assert hashlib.sha256(read.text).hexdigest() == hashlib.sha256(printed(100_000)).hexdigest()
+    assert read.end["account"]["sha256"] == hashlib.sha256(read.text).hexdigest()
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(cluster, unique, tmp_path):
+    id = unique("away")
+    with wired(cluster) as (api, wire), place(api, tmp_path) as there:
+        there.send(id, "import time\nfor i in range(200):\n    print('line', i, flush=True)\n    time.sleep(0.05)")
+        gone = threading.Event()
+
+        def seen(chunk) -> None:
+            if b"line 20\n" in chunk.data and not gone.is_set():
+                gone.set()
+                threading.Thread(target=away, daemon=True).start()
+
+        def away() -> None:
+            with wire.dead():
+                threading.Event().wait(3)
+
+        read = read_all(there.stream(id), seen)
+        assert gone.is_set()
+    assert read.text == printed(200)
+
+
+@pytest.mark.parametrize("store", [SHARED, IN_POD], ids=["store", "no-store"])
+def test_a_million_lines_at_full_speed_arrive_across_rotations(here, unique, store):
+    id = unique("million")
+    here.send(id, "for i in range(1_000_000): print('line', i)", store=store)
+    read = read_all(here.stream(id))
+    assert hashlib.sha256(read.text).hexdigest() == hashlib.sha256(printed(1_000_000)).hexdigest()
+    assert read.end["account"]["lines"] == 1_000_000
+
+
+def test_a_million_lines_are_in_the_store_when_the_job_has_long_ended(here, cluster, unique):
+    id = unique("million")
+    here.send(id, "for i in range(1_000_000): print('line', i)")
+    pod_when(cluster, id, lambda pod: state(pod, "terminated"))
+    read = read_all(here.stream(id, follow=False))
+    assert hashlib.sha256(read.text).hexdigest() == hashlib.sha256(printed(1_000_000)).hexdigest()
+
+
+def test_a_retry_comes_after_the_attempt_before_it(here, unique):
+    id = unique("retry")
+    source = "import os\nprint('attempt', os.environ['KUBE_NB_ATTEMPT'])\nassert os.environ['KUBE_NB_ATTEMPT'] == '1'"
+    here.send(id, source, retries=1)
+    assert texts(here.stream(id)) == {0: b"attempt 0\n", 1: b"attempt 1\n"}
+    assert texts(here.stream(id, follow=False)) == {0: b"attempt 0\n", 1: b"attempt 1\n"}
+    assert texts(here.stream(id, cursor=Cursor(1, 0))) == {1: b"attempt 1\n"}
+
+
+WAITS_THE_FIRST_TIME = """
+import os, time
+print('attempt', os.environ['KUBE_NB_ATTEMPT'], flush=True)
+if os.environ['KUBE_NB_ATTEMPT'] == '0':
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("store", [SHARED, IN_POD], ids=["store", "no-store"])
+def test_what_a_pod_wrote_that_was_removed_is_in_the_store_or_is_said_to_be_lost(here, cluster, unique, store):
+    id = unique("gone")
+    here.send(id, WAITS_THE_FIRST_TIME, store=store)
+    pod = pod_when(cluster, id, lambda pod: state(pod, "running"))
+    stream = here.stream(id)
+    seen = b""
+    while b"attempt 0\n" not in seen:
+        seen += next(stream).data
+    cluster.delete(PODS, pod["metadata"]["name"], grace=0)
+    rest = texts(stream)
+    assert rest[1] == b"attempt 1\n"
+    later = texts(here.stream(id, follow=False))
+    assert later[1] == b"attempt 1\n"
+    if store is SHARED:
+        assert later[0] == b"attempt 0\n"
+    else:
+        assert b"[kube-nb: " in later[0]
+        assert b" lost" in later[0]
+
+
+ROTATES = """
+import time
+for _ in range(3):
+    for i in range(200_000): print('line', i)
+    print(end='', flush=True)
+    time.sleep(11)
+print('last')
+"""
+
+
+@pytest.mark.slow
+def test_lines_that_the_node_has_rotated_away_are_counted_where_nothing_else_has_them(here, cluster, unique):
+    id = unique("rotated")
+    here.send(id, ROTATES, store=IN_POD)
+    pod = pod_when(cluster, id, lambda pod: state(pod, "running"))
+    whole = read_all(here.stream(id))
+    assert whole.text.count(b"\n") == 600_001
+    Container(cluster, pod["metadata"]["name"]).tool("release").output()  # as if nobody had come in time
+    pod_when(cluster, id, lambda found: state(found, "terminated"))
+    left = b"".join(chunk.data for chunk in here.stream(id, follow=False))
+    first, _, rest = left.partition(b"\n")
+    assert first.startswith(b"[kube-nb: ")
+    assert b" lost" in first
+    text = b"".join(item.data for item in Decoder().feed(rest) if isinstance(item, Text))
+    assert text.endswith(b"last\n")
+    assert int(first.split()[1]) + text.count(b"\n") == 600_001

@@ -1,0 +1,101 @@
+"""The table of rights against the code that asks the API server: nothing is asked for that the printed Role lacks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kube_nb.backends.kubernetes import addons, api, capacity, examine
+from kube_nb.backends.kubernetes.api import Kind
+from kube_nb.backends.kubernetes.manifests import trainjob
+from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, Rights, role, role_yaml
+
+SOURCES = sorted(Path(api.__file__).parent.rglob("*.py"))
+VERBS = {
+    "create": ("create",),
+    "get": ("get",),
+    "find": ("get",),
+    "list": ("list",),
+    "watching": ("watch",),
+    "patch": ("patch",),
+    "delete": ("delete",),
+    "Feed": ("list", "watch"),
+}
+KINDS = {
+    name: value
+    for module in (api, trainjob, capacity, examine, addons)
+    for name, value in vars(module).items()
+    if isinstance(value, Kind)
+}
+TOLERATED = {"nodes", "storageclasses", "namespaces"}
+"""What is of the whole cluster: read where it may be read, and done without elsewhere."""
+EVERYBODYS = {"selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"}
+
+
+def asked_for(source: Path) -> Iterator[tuple[str, Kind]]:
+    """Verb and kind of each call that names its kind."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for argument in node.args[:2]:
+            if isinstance(argument, ast.Name) and argument.id in KINDS:
+                for verb in VERBS.get(called, ()):
+                    yield verb, KINDS[argument.id]
+
+
+def group_of(kind: Kind) -> str:
+    return kind.version.rpartition("/")[0]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_role_covers_what_the_code_asks_for(source):
+    everything = Rights(role("x", [right for group in OPTIONAL.values() for right in group])["rules"], complete=True)
+    for verb, kind in asked_for(source):
+        if kind.plural in TOLERATED | EVERYBODYS or (kind.plural == "pods" and not kind.namespaced):
+            continue
+        names = [name for right in RIGHTS if right.resource == kind.plural for name in right.names]
+        allowed = everything.may(verb, kind.plural, group=group_of(kind), name="".join(names[:1]))
+        assert allowed, f"{source.name} asks to {verb} {kind.plural}"
+
+
+def test_the_code_is_read_at_all():
+    assert {(verb, kind.plural) for source in SOURCES for verb, kind in asked_for(source)} >= {
+        ("create", "jobs"),
+        ("delete", "secrets"),
+        ("list", "resourcequotas"),
+    }
+
+
+def test_rules_are_read_as_the_authorizer_reads_them():
+    rights = Rights(
+        [
+            {"verbs": ["*"], "apiGroups": ["batch"], "resources": ["*"]},
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["pods", "*/log"]},
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"]},
+        ],
+        complete=True,
+    )
+    assert rights.may("delete", "jobs", group="batch")
+    assert rights.may("get", "pods/log")
+    assert not rights.may("get", "pods/exec")
+    assert not rights.may("get", "jobs")
+    assert rights.may("get", "secrets", name="mine")
+    assert not rights.may("get", "secrets")
+    assert not rights.may("list", "pods")
+
+
+def test_where_an_authorizer_does_not_tell_nothing_is_known_to_be_missing():
+    rights = Rights([], complete=False)
+    assert rights.may("create", "jobs", group="batch") is None
+    assert rights.missing(RIGHTS) == []
+
+
+def test_a_service_account_is_bound_as_one():
+    text = role_yaml("team-a", "system:serviceaccount:hub:anna")
+    assert "kind: ServiceAccount" in text
+    assert "name: anna" in text
+    assert "namespace: hub" in text
