@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Place:
         )
         chosen = store or self.stores.choose(draft, needed=not fits(sent))
         transport = "secret" if fits(sent) else "store" if chosen.claim else "upload"
-        made = _replace(draft, store=chosen, transport=transport)
+        made = replace(draft, store=chosen, transport=transport)
         if transport == "store":
             assert self.stores.put_bundle(made, sent)
         job = submit.create(self.api, made, sent)
@@ -75,17 +75,11 @@ class Place:
         return self.api.get(JOBS, id)
 
 
-def _replace(plan: JobPlan, **changes: Any) -> JobPlan:
-    from dataclasses import replace
-
-    return replace(plan, **changes)
-
-
 @contextmanager
 def place(api: Api, folder: Path, **settings: Any) -> Iterator[Place]:
     """Everything a backend has, for a while."""
     loaded = Settings.load(cwd=folder, kernel={"state_dir": str(folder / "state"), "store_size": "2Gi", **settings})
-    watch = Watch(api, labels=names.selector(role="job"))
+    watch = Watch(api, labels=names.of_jobs())
     try:
         yield Place(api, watch, Stores(api, loaded, user_of(api)), folder)
     finally:

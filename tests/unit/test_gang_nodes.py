@@ -298,8 +298,8 @@ def test_a_node_that_cannot_begin_ends_the_job_in_its_own_words(nodes: Start):
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_cancel_anywhere_is_one_everywhere(nodes: Start, asked: int):
     gang = nodes().start(LAST_WORDS + "time.sleep(60)")
-    gang.until(0, b"ready")
-    gang.until(1, b"ready")
+    gang.until(0, b"ready 0\n")
+    gang.until(1, b"ready 1\n")
     gang.signal(asked, signal.SIGINT)
     ran = gang.wait()
     assert [(each.status, each.code) for each in ran] == [(81, "Cancelled"), (88, "Again")]

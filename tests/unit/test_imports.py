@@ -53,8 +53,8 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             statements += ast.iter_child_nodes(node)
 
 
-WITH_IPYTHON = {"job_shell.py"}
-"""Modules for code that needs IPython, imported by others inside the function that found it there."""
+WITH = {"job_shell.py": {"IPython", "traitlets"}, "notebook_client.py": {"jupyter_client", "nbclient", "nbformat"}}
+"""Modules for what needs more, and what: others import them inside the function that knows it to be there."""
 SHIPPED = [PACKAGE / "events.py", PACKAGE / "inside.py", *sorted((PACKAGE / "runner").glob("*.py"))]
 
 
@@ -65,10 +65,10 @@ def test_what_ships_with_a_job_needs_only_the_standard_library(path):
         top = name.split(".")[0]
         if level == 0:
             entry = path.name == "entry.py" and top == "_kube_nb_job"
-            ipython = path.name in WITH_IPYTHON and top in {"IPython", "traitlets"}
-            assert top in sys.stdlib_module_names or top == "cloudpickle" or entry or ipython, name
+            known = top == "cloudpickle" or top in WITH.get(path.name, ())
+            assert top in sys.stdlib_module_names or known or entry, name
         elif level == 1:
-            assert f"{top}.py" not in WITH_IPYTHON, name
+            assert f"{top}.py" not in WITH, name
         elif level == 2:
             assert top in {"events", ""}, name
 

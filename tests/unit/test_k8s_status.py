@@ -333,6 +333,14 @@ def test_our_own_secret_is_given_a_moment_and_other_volumes_too():
     assert reason(slow, NOW + 60).code == "VolumeNotMounted"
 
 
+def test_what_names_the_cause_is_worth_more_than_a_time_out_after_it():
+    pod = a_pod(SCHEDULED, state={"waiting": {"reason": "ContainerCreating"}})
+    name = pod["metadata"]["name"]
+    cause = event("Pod", name, "FailedMount", 'MountVolume.SetUp failed for volume "v" : secret "token" not found')
+    later = event("Pod", name, "FailedMount", "failed to sync secret cache: timed out waiting for the condition")
+    assert reason(Snapshot(a_job(), (pod,), (cause, later)), NOW + 60).code == "SecretMissing"
+
+
 def test_a_volume_that_another_node_holds():
     pod = a_pod(SCHEDULED, state={"waiting": {"reason": "ContainerCreating"}})
     message = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) x-0'

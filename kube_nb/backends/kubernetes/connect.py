@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.kubernetes.api import SELF_REVIEWS, Api, ApiError
+from kube_nb.backends.kubernetes.exec import keep_alive
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Unreachable
 
@@ -114,7 +116,7 @@ def connect(place: Place) -> Api:
             config.load_incluster_config(client_configuration=configuration)
             api = client.ApiClient(configuration)
             own = (_ACCOUNT / "namespace").read_text().strip()
-            return Api(api, place.namespace or own, "this pod's cluster")
+            return Api(_kept_alive(api), place.namespace or own, "this pod's cluster")
         api = config.new_client_from_config(
             config_file=place.kubeconfig or os.environ.get("KUBECONFIG") or None,
             context=place.context,
@@ -127,7 +129,14 @@ def connect(place: Place) -> Api:
             next="try kubectl --context " + place.context if place.context else "in-cluster works inside a pod only",
         ) from error
     namespace = place.namespace or contexts(place.kubeconfig).get(place.context, {}).get("namespace") or "default"
-    return Api(api, namespace, f"the cluster of `{place.context}`")
+    return Api(_kept_alive(api), namespace, f"the cluster of `{place.context}`")
+
+
+def _kept_alive(api: Any) -> Any:
+    """A log that is followed may be silent for hours: who answers no more must be noticed otherwise."""
+    at_once = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as urllib3 has it where nobody says otherwise
+    api.rest_client.pool_manager.connection_pool_kw["socket_options"] = [at_once, *keep_alive()]
+    return api
 
 
 def user_of(api: Api) -> str:

@@ -7,15 +7,13 @@ from datetime import UTC, datetime
 
 from kube_nb.backends.kubernetes import names, trainjob
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, ApiError, Kind, Object
-from kube_nb.backends.kubernetes.exec import Exec
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.reasons.ends import why_leaving
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
+from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.errors import KubeNbError, Unreachable
 
-TOOL = ("python3", "-I", "-S", f"{names.SECRET}/{names.RUNNER_ZIP}", "tool")
-"""Begins every command that is run in a container of ours beside the runner."""
 _OVER: Object = {"spec": {"activeDeadlineSeconds": 1}}
 """Makes the cluster end a Job: its pods go, it stays and can be looked at."""
 _OVER_IN_QUEUE: Object = {"spec": {"activeDeadlineSeconds": 1, "parallelism": 0}}
@@ -62,7 +60,7 @@ def _signal(api: Api, pod: Object) -> bool:
     """Interrupt the runner, which an image's own tools may be unable to; False: it could not be told and still runs."""
     name = pod["metadata"]["name"]
     try:
-        with Exec.start(api, name, [*TOOL, "signal", "INT"], stdin=False) as program:
+        with Container(api, name).tool("signal", "INT") as program:
             program.output()
     except (ApiError, Unreachable):
         now = api.find(PODS, name)

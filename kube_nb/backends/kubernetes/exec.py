@@ -90,7 +90,7 @@ class Exec:
                 subprotocols=["v5.channel.k8s.io", "v4.channel.k8s.io"],
                 timeout=30,
                 suppress_origin=True,
-                sockopt=_keep_alive(),
+                sockopt=keep_alive(),
                 **_proxy(api.client.configuration),
             )
             wire.settimeout(None)
@@ -269,7 +269,8 @@ def _broken(why: str) -> ExecFailed:
     return ExecFailed(what="the connection to the job's container broke", why=why, next="it is tried again")
 
 
-def _keep_alive() -> list[tuple[int, int, int]]:
+def keep_alive() -> list[tuple[int, int, int]]:
+    """Options of a socket on which nothing may come for hours, and whose other end may vanish without a word."""
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     known = {name: getattr(socket, name) for name in _KEEP_ALIVE if hasattr(socket, name)}  # macOS lacks some
     return options + [(socket.IPPROTO_TCP, known[name], _KEEP_ALIVE[name]) for name in known]

@@ -32,7 +32,8 @@ def fetch(
         Corrupted: it arrived otherwise than it was written.
         ApiError, Unreachable: the cluster refuses or does not answer.
     """
-    snapshot = watch.snapshot(id) if watch.live else next(iter(read(api, [id])), None)
+    snapshot = watch.snapshot(id) if watch.live else None
+    snapshot = snapshot or next(iter(read(api, [id])), None)
     if snapshot is None:
         raise NotFound(what=f"there is no job {id}", next="list your jobs with %kube_jobs")
     if destination.exists():
@@ -43,6 +44,9 @@ def fetch(
     if _from_running(api, snapshot, folder, digest, destination, progress):
         return destination
     if not stored:
+        for fresh in read(api, [id]):  # a watch may be a moment behind
+            if _from_running(api, fresh, folder, digest, destination, progress):
+                return destination
         raise NotFound(
             what=f"job {id} has no object {digest[:12]} any more",
             why="its pods have ended, and it had no store: " + _why(snapshot),

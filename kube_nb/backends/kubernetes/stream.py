@@ -110,8 +110,9 @@ class _Jobs:
         return found
 
     def _once(self) -> Snapshot | None:
-        if self._watch.live:
-            return self._watch.snapshot(self.id)
+        """What stands now; a watch may be a moment behind, which matters no more once the job is over."""
+        if self._watch.live and (known := self._watch.snapshot(self.id)) is not None and known.ended:
+            return known
         return next(iter(read(self._api, ids=(self.id,))), None)
 
     def _look(self, snapshot: Snapshot | None, number: int) -> _Found | Literal["none"] | None:

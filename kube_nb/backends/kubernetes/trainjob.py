@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from kube_nb.backends.kubernetes.api import JOBS, Api, ApiError, Kind, Object
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.manifests.marks import owned_by
@@ -12,6 +14,8 @@ from kube_nb.backends.kubernetes.plan import JobPlan
 KIND = "trainjob"
 """The value of `--via`."""
 _PATIENCE = 15
+_NOT_HEARD_OF = "must be created before"
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 def make(api: Api, plan: JobPlan) -> Object | None:
@@ -24,7 +28,7 @@ def make(api: Api, plan: JobPlan) -> Object | None:
     body = training_runtime(plan)
     runtime = _create(api, RUNTIMES, body)
     try:
-        owner = _create(api, TRAIN_JOBS, train_job(plan))
+        owner = _create_train_job(api, plan)
     except ApiError:
         if runtime is not None:
             api.delete(RUNTIMES, plan.spec.id)
@@ -58,6 +62,18 @@ def made(job: Object) -> bool:
     """Whether Trainer has made this Job."""
     owners = job["metadata"].get("ownerReferences") or []
     return any(owner.get("kind") == "JobSet" for owner in owners)
+
+
+def _create_train_job(api: Api, plan: JobPlan) -> Object | None:
+    """Trainer refuses a TrainJob whose runtime it has not heard of yet, and nothing tells when it has."""
+    for pause in _PAUSES:
+        try:
+            return _create(api, TRAIN_JOBS, train_job(plan))
+        except ApiError as error:
+            if _NOT_HEARD_OF not in error.message:
+                raise
+        time.sleep(pause)
+    return _create(api, TRAIN_JOBS, train_job(plan))
 
 
 def _create(api: Api, kind: Kind, body: Object) -> Object | None:

@@ -63,15 +63,23 @@ def why_not_mounted(snapshot: Snapshot, pod: Object, now: float) -> Reason | Non
         return _of_words(snapshot, waiting.get("message", ""), now) or _config(waiting.get("message", ""))
     if condition(pod, "PodReadyToStartContainers"):
         return None  # all is mounted by now; only the image may be missing
-    name = pod["metadata"]["name"]
-    for event in reversed(snapshot.events):
-        if about(event) != ("Pod", name) or last_seen(event) < created(pod):
-            continue
-        if event.get("reason") == "FailedMount":
-            return _of_words(snapshot, event.get("message", ""), now) or _not_mounted(snapshot, event, now)
-        if event.get("reason") == "FailedAttachVolume":
-            return _not_attached(event)
-    return None
+    subject = ("Pod", pod["metadata"]["name"])
+    told = [one for one in snapshot.events if about(one) == subject and last_seen(one) >= created(pod)]
+    failed = [one for one in reversed(told) if one.get("reason") in ("FailedMount", "FailedAttachVolume")]
+    # A kubelet that is busy also says that it has timed out; what names the cause is worth more.
+    named = (one for one in failed if _names_it(one.get("message", "")))
+    event = next(named, failed[0] if failed else None)
+    if event is None:
+        return None
+    if event["reason"] == "FailedAttachVolume":
+        return _not_attached(event)
+    if _names_it(event.get("message", "")):
+        return _of_words(snapshot, event["message"], now)
+    return _not_mounted(snapshot, event, now)
+
+
+def _names_it(message: str) -> bool:
+    return any(pattern.search(message) for pattern in (_MISSING, _NO_KEY))
 
 
 def _of_words(snapshot: Snapshot, message: str, now: float) -> Reason | None:
