@@ -14,6 +14,7 @@ import pytest
 
 from kube_nb.backends.base import JobStatus
 from kube_nb.backends.local.bus import Bus, Listener, runtime_directory
+from kube_nb.backends.local.watch import Watch
 from kube_nb.errors import NotFound
 from kube_nb.spec import JobSpec, Phase, new_job_id
 from tests.unit.small_runner.workshop import FOREVER, PATIENCE, Workshop, gone
@@ -154,6 +155,29 @@ def test_without_a_place_for_sockets_jobs_end_all_the_same(workshop, monkeypatch
     deaf = type(workshop.backend)(workshop.state)
     job = deaf.submit(JobSpec(id=new_job_id("d"), name="d"), workshop.bundle("print('x')"))
     assert b"x\n" in b"".join(chunk.data for chunk in deaf.stream(job))
+
+
+def test_a_watch_that_ends_leaves_the_next_one_alone(workshop, monkeypatch):
+    job = workshop.submit(FOREVER)  # its end is watched by a descriptor
+    runs, again, ended, over = threading.Event(), threading.Event(), threading.Event(), Watch._over
+
+    def second(status: JobStatus) -> None:
+        (ended if status.phase.final else again).set()
+
+    def next_one_begins(watch: Watch) -> bool:
+        done = over(watch)
+        if done and not again.is_set():
+            workshop.backend.subscribe(second)
+            assert again.wait(PATIENCE)
+        return done
+
+    monkeypatch.setattr(Watch, "_over", next_one_begins)
+    first = workshop.backend.subscribe(lambda status: runs.set() if status.phase is Phase.RUNNING else None)
+    assert runs.wait(PATIENCE)
+    first.close()
+    assert again.wait(PATIENCE)
+    workshop.backend.cancel(job)
+    assert ended.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "while a watch comes and goes"])

@@ -247,7 +247,13 @@ def test_without_a_store_the_container_waits_until_all_was_fetched(tmp_path):
     got = pod.tool("get", str(pod.run / "out" / "objects"), input=json.dumps({"objects": {name: 0}}).encode() + b"\n")
     head, _, body = got.stdout.partition(b"\n")
     assert json.loads(head)["sizes"][name] == len(body) >= 100_000
-    assert process.poll() is None
+    assert finish(process, pod).status == 0
+
+
+def test_a_container_that_waits_can_be_let_go(tmp_path):
+    pod = pod_of(tmp_path, make_bundle(tmp_path, LARGE, outputs=["out"]), plan_of("t-1"))
+    process = pod.start()
+    until(b'"kind":"end"', pod.run / "log" / "0.0")
     pod.tool("release")
     assert finish(process, pod).status == 0
 

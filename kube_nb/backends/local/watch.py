@@ -109,7 +109,9 @@ class Watch:
             return self._wake is None
 
     def _serve(self, waits: int, wake: int) -> None:
-        self._live, self._known = {}, set()
+        # The next thread may begin while this one ends: what this one closes is its own.
+        live: dict[str, int | None] = {}
+        self._live, self._known = live, set()
         try:
             with Listener(self._bus, topic_of_changes(self._state)) as listener:
                 self._look_at(self._statuses.ids())
@@ -122,7 +124,7 @@ class Watch:
                         said = [*said, *self._known.symmetric_difference(self._statuses.ids())]
                     self._look_at({*said, *self._live})
         finally:
-            for end in self._live.values():
+            for end in live.values():
                 if end is not None:
                     os.close(end)
             os.close(waits)
