@@ -16,6 +16,8 @@ from kube_nb.runner import ending
 from tests.unit.gang_nodes import Nodes, Puppet, connect
 from tests.unit.one_node import gone
 
+pytestmark = pytest.mark.slow
+
 HERE = "import os, time; print('pid', os.getpid(), '.', flush=True)\n"
 SLEEP = HERE + "time.sleep(60)"
 LAST_WORDS = """

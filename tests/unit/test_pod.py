@@ -17,7 +17,7 @@ from kube_nb.runner import stream
 from kube_nb.runner.objects import Objects
 from tests.unit.pod_files import Attempt, Pod, make_bundle, plan_of, pod_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a pod is Linux")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="a pod is Linux")]
 LARGE = "import os\nout = os.urandom(100_000)\nprint('made')\n"
 
 

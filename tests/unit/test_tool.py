@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.pod_files import Pod, make_bundle, plan_of, pod_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a pod is Linux")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="a pod is Linux")]
 
 
 @pytest.fixture(scope="module")
