@@ -25,6 +25,7 @@ from kube_nb.backends.kubernetes import ending, examine, preflight, site, stream
 from kube_nb.backends.kubernetes.api import JOBS, Api
 from kube_nb.backends.kubernetes.capacity import capacity
 from kube_nb.backends.kubernetes.connect import Place, connection, user_of
+from kube_nb.backends.kubernetes.fetch import fetch
 from kube_nb.backends.kubernetes.image import platform_of
 from kube_nb.backends.kubernetes.names import of_jobs, owner_of
 from kube_nb.backends.kubernetes.plan import JobPlan
@@ -128,8 +129,6 @@ class KubernetesBackend:
 
     def fetch(self, id: JobId, digest: Digest, destination: Path) -> Path:
         """As the protocol says."""
-        from kube_nb.backends.kubernetes.fetch import fetch
-
         with refused(self._api.namespace):
             return fetch(self._api, self._watch, self._stores, id, digest, destination)
 

@@ -10,6 +10,7 @@ from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICE
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.reasons.ends import why_leaving
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
+from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.errors import KubeNbError, Unreachable
@@ -32,7 +33,7 @@ def cancel(api: Api, snapshot: Snapshot, *, force_lost: bool = False) -> None:
     Raises:
         ApiError, Unreachable.
     """
-    if snapshot.ended:
+    if status_of(snapshot).phase.final:  # the runner's last word comes seconds before the cluster's
         return
     lost = _lost(snapshot) if force_lost else []
     running = [pod for pod in snapshot.latest if state(pod, "running") and pod not in lost]
