@@ -64,7 +64,7 @@ class Place:
             assert self.stores.put_bundle(made, sent)
         job = submit.create(self.api, made, sent)
         if transport == "store":
-            self.stores.hand_over(made, job)
+            self.stores.hand_over(made)
         self.watch.remember(job)
         return made, sent
 

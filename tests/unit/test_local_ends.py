@@ -92,6 +92,15 @@ def test_a_runner_that_will_not_end_is_killed(workshop):
     assert gone(pid)
 
 
+def test_a_dead_job_whose_files_go_while_it_is_looked_at_is_found_dead_all_the_same(workshop):
+    job = workshop.submit(FOREVER)
+    workshop.first_line(job)
+    directory = workshop.directory(job)
+    (directory / "stream.7.1").symlink_to("deleted")  # what a listing still names, and is gone when it is asked for
+    os.kill(lock.recorded(JobDirectory(str(directory)).lock)[0].pid, signal.SIGKILL)
+    assert workshop.end(job).reason.code == "SupervisorLost"
+
+
 def test_a_job_whose_supervisor_was_killed_is_found_dead_with_its_processes(workshop):
     job = workshop.submit(FOREVER)
     pid = int(workshop.first_line(job))

@@ -90,7 +90,7 @@ class KubernetesBackend:
         with refused(self._api.namespace):
             plan = self._stored(self._plan(spec, bundle), bundle)
             job = submit.create(self._api, plan, bundle)
-            self._stores.hand_over(plan, job)
+            self._stores.hand_over(plan)
         self._watch.remember(job)
         self._tidying.add(spec.id)
         if plan.transport == "upload":

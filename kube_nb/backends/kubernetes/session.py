@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 class Listener(Protocol):
     """One who wants to hear of jobs."""
 
-    def tell(self, snapshot: Snapshot) -> None: ...
+    def tell(self, id: str, change: Snapshot, /) -> None: ...
 
 
 class Owner(Protocol):
@@ -176,7 +176,7 @@ class Session:
                 self._newcomers, self._touched = [], {}
             for subscribed in newcomers:
                 for snapshot in self.snapshots():
-                    subscribed.tell(snapshot)
+                    subscribed.tell(snapshot.id, snapshot)
             self._pass_on(touched)
         self.close()
 
@@ -200,7 +200,7 @@ class Session:
                 snapshot = self._mirror.snapshot(id) or self._mirror.take_deleted(id)
             if snapshot is not None:
                 for subscribed in audience:
-                    subscribed.tell(snapshot)
+                    subscribed.tell(snapshot.id, snapshot)
 
 
 def kueue_workloads(api: Api) -> Kind | None:

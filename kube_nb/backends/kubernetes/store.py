@@ -261,12 +261,10 @@ class Stores:
             return False
         return True
 
-    def hand_over(self, plan: JobPlan, job: Object) -> None:
-        """Give a job its own claim, which `put_bundle` filled; the pod that filled it ends."""
-        if plan.store.kind != "own":
-            return
-        self._api.patch(CLAIMS, plan.store.claim, {"metadata": {"ownerReferences": marks.owned_by(job)}})
-        self.pods.close(plan.store.claim)
+    def hand_over(self, plan: JobPlan) -> None:
+        """Leave the job its own claim, which the submit has made the job's: the pod that filled it ends."""
+        if plan.store.kind == "own":
+            self.pods.close(plan.store.claim)
 
     def let_go(self, id: str, job: Object) -> None:
         """End what holds a job's own claim, so that it can go with the job."""

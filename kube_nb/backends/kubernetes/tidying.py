@@ -8,7 +8,8 @@ import threading
 from kube_nb.backends.kubernetes.api import Api, ApiError
 from kube_nb.backends.kubernetes.ending import tidy
 from kube_nb.backends.kubernetes.snapshot import Snapshot
-from kube_nb.backends.kubernetes.watch import Subscribed, Watch
+from kube_nb.backends.kubernetes.watch import Watch
+from kube_nb.backends.subscribed import Subscribed
 from kube_nb.errors import Unreachable
 
 _log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class Tidying:
         self._watch = watch
         self._lock = threading.Lock()
         self._live: set[str] = set()
-        self._subscribed: Subscribed | None = None
+        self._subscribed: Subscribed[Snapshot] | None = None
 
     def add(self, id: str) -> None:
         """Tidy up after this job once the cluster says that it has ended."""

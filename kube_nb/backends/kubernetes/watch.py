@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,6 +14,7 @@ from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, Api, ApiError, K
 from kube_nb.backends.kubernetes.mirror import Mirror
 from kube_nb.backends.kubernetes.session import OF_JOBS, WARNINGS, Session, kueue_workloads
 from kube_nb.backends.kubernetes.snapshot import QUEUE, Snapshot, job_id
+from kube_nb.backends.subscribed import Subscribed, renew_in_forks
 from kube_nb.errors import KubeNbError
 
 T = TypeVar("T")
@@ -25,33 +24,7 @@ _NAMED = 50
 """Jobs that are asked for by name; a selector is part of an address, which may not be long."""
 _log = logging.getLogger(__name__)
 
-__all__ = ["Snapshot", "Subscribed", "Watch", "read"]
-
-
-class Subscribed:
-    """One callback. Its lock makes sure that none begins after `close`."""
-
-    def __init__(self, watch: Watch, callback: Callable[[Snapshot], None]) -> None:
-        self._watch = watch
-        self._callback = callback
-        self._lock = threading.RLock()  # a callback may close its own subscription
-        self._closed = False
-
-    def tell(self, snapshot: Snapshot) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                self._callback(snapshot)
-            except Exception:  # noqa: BLE001 - it is logged whole
-                # The other subscribers still want to hear of this job.
-                _log.exception("a callback failed for job %s", snapshot.id)
-
-    def close(self) -> None:
-        """No callback begins after this returns; waits for one that runs in another thread."""
-        with self._lock:
-            self._closed = True
-        self._watch.drop(self)
+__all__ = ["Snapshot", "Watch", "read"]
 
 
 @dataclass
@@ -75,14 +48,14 @@ class Watch:
         self._api = api
         self._labels = labels
         self._idle = idle
-        self._begin_anew()
-        _watches.add(self)
+        self.begin_anew()
+        renew_in_forks(self)
 
-    def _begin_anew(self) -> None:
+    def begin_anew(self) -> None:
         """With no session and nobody who listens; a fork has no threads, and may find the lock held for ever."""
         self._lock = threading.Lock()
         self._session: Session | None = None
-        self._subscribed: tuple[Subscribed, ...] = ()
+        self._subscribed: tuple[Subscribed[Snapshot], ...] = ()
         self._waiters: tuple[_Waiter, ...] = ()
         self._used = 0.0
 
@@ -124,19 +97,19 @@ class Watch:
 
     # Changes ----------------------------------------------------------------------------------------------------------
 
-    def subscribe(self, callback: Callable[[Snapshot], None]) -> Subscribed:
+    def subscribe(self, callback: Callable[[Snapshot], None]) -> Subscribed[Snapshot]:
         """Call back with every job now and at each change, from one thread of the watch's own.
 
         A job that is deleted before it has ended is told of once more, with `deleted`; then it is no more heard of.
         """
-        subscribed = Subscribed(self, callback)
+        subscribed = Subscribed(callback, self.drop)
         with self._lock:
             session = self._ensure()
             self._subscribed = (*self._subscribed, subscribed)
         session.greet(subscribed)
         return subscribed
 
-    def drop(self, subscribed: Subscribed) -> None:
+    def drop(self, subscribed: Subscribed[Snapshot]) -> None:
         with self._lock:
             self._subscribed = tuple(one for one in self._subscribed if one is not subscribed)
             self._used = time.monotonic()
@@ -180,7 +153,7 @@ class Watch:
 
     # For the session --------------------------------------------------------------------------------------------------
 
-    def audience(self, ids: Iterable[str]) -> tuple[Subscribed, ...]:
+    def audience(self, ids: Iterable[str]) -> tuple[Subscribed[Snapshot], ...]:
         """Wake those who wait for these jobs; who else wants to hear of them?"""
         touched = set(ids)
         with self._lock:
@@ -265,17 +238,3 @@ def _readable(api: Api, kind: Kind, *, labels: str = "", fields: str = "") -> li
         if error.status in (403, 404):
             return []
         raise
-
-
-# Forks --------------------------------------------------------------------------------------------------------------
-
-_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for watch in _watches:
-        watch._begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

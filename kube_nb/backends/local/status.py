@@ -134,8 +134,11 @@ def _bury(job: JobDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
 def _last_sign(job: JobDirectory) -> float:
     """When the job was last heard of: the youngest of its streams."""
     times = []
-    with os.scandir(job.path) as entries:
-        for entry in entries:
-            if entry.name.startswith(("stream.", "state.json")):
-                times.append(entry.stat().st_mtime)
+    try:
+        with os.scandir(job.path) as entries:
+            for entry in entries:
+                if entry.name.startswith(("stream.", "state.json")):
+                    times.append(entry.stat().st_mtime)
+    except FileNotFoundError:
+        pass  # somebody deletes the job at this moment
     return max(times, default=time.time())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 
 from kube_nb.backends.base import JobStatus
@@ -14,42 +12,25 @@ from kube_nb.backends.local import lock, processes
 from kube_nb.backends.local.bus import CROWDED, Listener, topic_of_changes
 from kube_nb.backends.local.directory import JobDirectory, valid_id
 from kube_nb.backends.local.status import Statuses
+from kube_nb.backends.subscribed import Subscribed, renew_in_forks
 
 _BACKSTOP = 2.0
 """Seconds after which it looks again although nothing was heard: the last resort where wake-ups get lost."""
-_log = logging.getLogger(__name__)
 
 
-class Subscribed:
-    """One callback. Its lock makes sure that none begins after `close`."""
+class _Teller(Subscribed[JobStatus]):
+    """A subscription that is told of each status once."""
 
-    def __init__(self, watch: Watch, callback: Callable[[JobStatus], None]) -> None:
-        self._watch = watch
-        self._callback = callback
-        self._lock = threading.RLock()  # a callback may close its own subscription
-        self._closed = False
+    def __init__(self, callback: Callable[[JobStatus], None], drop: Callable[[_Teller], None]) -> None:
+        super().__init__(callback, drop)
         self.told: dict[str, JobStatus] = {}
         """What it was told last; belongs to the watching thread."""
 
-    def tell(self, status: JobStatus) -> None:
+    def news(self, status: JobStatus) -> None:
         """Call back, unless it knows this already."""
-        if self.told.get(status.id) == status:
-            return
-        self.told[status.id] = status
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                self._callback(status)
-            except Exception:  # noqa: BLE001 - it is logged whole
-                # The other subscribers still want to hear of this job.
-                _log.exception("a callback failed for job %s", status.id)
-
-    def close(self) -> None:
-        """No callback begins after this returns; waits for one that runs in another thread."""
-        with self._lock:
-            self._closed = True
-        self._watch.drop(self)
+        if self.told.get(status.id) != status:
+            self.told[status.id] = status
+            self.tell(status.id, status)
 
 
 class Watch:
@@ -65,21 +46,21 @@ class Watch:
         self._state = state
         self._bus = bus
         self._statuses = statuses
-        self._begin_anew()
-        _watches.add(self)
+        self.begin_anew()
+        renew_in_forks(self)
         # Below: of the watching thread alone.
         self._live: dict[str, int | None] = {}
         self._known: set[str] = set()
 
-    def _begin_anew(self) -> None:
+    def begin_anew(self) -> None:
         """With nobody subscribed and no thread; a fork takes neither along, and may find the lock held for ever."""
         self._guard = threading.Lock()
-        self._subscribed: tuple[Subscribed, ...] = ()
+        self._subscribed: tuple[_Teller, ...] = ()
         self._wake: int | None = None
 
-    def add(self, callback: Callable[[JobStatus], None]) -> Subscribed:
+    def add(self, callback: Callable[[JobStatus], None]) -> _Teller:
         """Begin to call back, first with every job as it stands."""
-        subscribed = Subscribed(self, callback)
+        subscribed = _Teller(callback, self.drop)
         with self._guard:
             self._subscribed = (*self._subscribed, subscribed)
             if self._wake is None:
@@ -91,7 +72,7 @@ class Watch:
                 self._rouse()
         return subscribed
 
-    def drop(self, subscribed: Subscribed) -> None:
+    def drop(self, subscribed: _Teller) -> None:
         with self._guard:
             self._subscribed = tuple(one for one in self._subscribed if one is not subscribed)
             if not self._subscribed:
@@ -152,7 +133,7 @@ class Watch:
             else:
                 self._known.add(id)
                 for subscribed in self._subscribed:
-                    subscribed.tell(status)
+                    subscribed.news(status)
             self._look_after(id, live=status is not None and not status.phase.final)
 
     def _look_after(self, id: str, *, live: bool) -> None:
@@ -174,15 +155,3 @@ def supervisor_end(job: JobDirectory) -> int | None:
         os.close(end)
         return None
     return end
-
-
-_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for watch in _watches:
-        watch._begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
