@@ -12,7 +12,10 @@ READY := .venv/.ready
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 # As many test processes as cores: `make test WORKERS=1` for one.
 WORKERS ?= auto
+# Tests that wait for pods leave the cores to others.
+CLUSTER_WORKERS ?= 4
 ARGS ?=
+PYTEST = $(BIN)/python -m pytest --dist loadgroup
 EXTRAS := dev kubernetes notebooks store tune widgets
 # These would let the machine's own packages in.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -63,8 +66,18 @@ lint: $(READY)
 	@$(BIN)/pyright --warnings
 	@$(BIN)/lint-imports --no-logo
 
+# With a cluster: first what needs none, then what waits for it most of the time, then what breaks or fills it, alone.
+# What a busy cluster was too slow for is tried once more and counted as `rerun`.
 test: lint
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@if [ -z "$$KUBECONFIG" ]; then \
+		$(PYTEST) -n $(WORKERS) $(ARGS); \
+	else \
+		failed=; \
+		$(PYTEST) -n $(WORKERS) -m "not cluster" $(ARGS) || failed=1; \
+		$(PYTEST) -n $(CLUSTER_WORKERS) -m "cluster and not alone" --reruns 1 $(ARGS) || failed=1; \
+		$(PYTEST) -n 0 -m "alone" --reruns 1 $(ARGS) || failed=1; \
+		[ -z "$$failed" ]; \
+	fi
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow" --hypothesis-profile=fast $(ARGS)

@@ -154,8 +154,9 @@ def _not_uploaded(end: End) -> tuple[str, str, str]:
 def _timed_out(end: End) -> tuple[str, str, str]:
     limit = _detail(end).get("timeout")
     after = f" after {limit:g} s" if isinstance(limit, (int, float)) else ""
+    what = f"the job was stopped{_where_in_it(end)}: its time was over{after}"
     why = str(end.get("evalue") or "") or "the code ran longer than --timeout allows"
-    return f"the job was stopped: its time was over{after}", why, "give it more time with --timeout, or less to do"
+    return what, why, "give it more time with --timeout, or less to do"
 
 
 def _cancelled(end: End) -> tuple[str, str, str]:

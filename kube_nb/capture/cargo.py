@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kube_nb.capture.companions import companions
 from kube_nb.capture.modules import LocalModules, local_modules
 from kube_nb.capture.names import closure
 from kube_nb.capture.notebook_source import not_here, prepare_notebook
@@ -112,7 +113,11 @@ def load_cargo(work: Work, choice: Choice) -> Cargo:
         choice = replace(choice, packages=(*choice.packages, *not_here(work.how, choice.packages)))
     source = _source(work)
     captured = closure(source.reads, namespace, extra=values)
-    source = replace(source, needs_ipython=source.needs_ipython or captured.needs_ipython)
+    source = replace(
+        source,
+        needs_ipython=source.needs_ipython or captured.needs_ipython,
+        attributes=source.attributes | captured.attributes,
+    )
     wanted = dict(captured.values)
     if choice.send is not None:
         absent = sorted(choice.send - set(namespace))
@@ -203,7 +208,9 @@ def _needed(work: Work, choice: Choice, source: Source, imports: Iterable[str]) 
     target = choice.target
     platform = None if target is None else f"{target.system.lower()}-{target.machine}"
     local = local_modules(imports, root=work.root, platform=platform)
-    return local, packages_of(choice, source.imports, local, needs_ipython=source.needs_ipython)
+    shows = source.shows and work.task.kind == "cell"
+    beside = companions(local.external, source.attributes, shows=shows)
+    return local, packages_of(choice, source.imports, local, needs_ipython=source.needs_ipython, companions=beside)
 
 
 def _is_remote(value: Any) -> bool:

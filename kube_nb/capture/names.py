@@ -57,6 +57,7 @@ class Captured:
         assigned: names that functions among the values assign by `global`.
         announces: what in these functions reads names out of sight, such as `eval`.
         needs_ipython: a function among them uses magics.
+        attributes: every name in these functions that follows a dot.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Captured:
     assigned: frozenset[str] = frozenset()
     announces: frozenset[str] = frozenset()
     needs_ipython: bool = False
+    attributes: frozenset[str] = frozenset()
 
     @property
     def names(self) -> frozenset[str]:
@@ -136,6 +138,7 @@ def closure(names: Iterable[str], namespace: Mapping[str, Any], *, extra: Mappin
         assigned=frozenset(walk.assigned),
         announces=frozenset((walk.names & OPAQUE) - set(values)),
         needs_ipython=walk.needs_ipython,
+        attributes=frozenset(walk.attributes),
     )
 
 
@@ -163,6 +166,7 @@ class _Walk:
         self.assigned: set[str] = set()
         self.modules: set[str] = set()
         self.needs_ipython = False
+        self.attributes: set[str] = set()
         self._namespace = namespace
         self._seen: dict[int, Any] = {}  # the objects are kept, so that no id is used twice
         self._home = namespace.get("__name__", "__main__")
@@ -242,6 +246,7 @@ class _Walk:
 
     def _note(self, used: Globals) -> None:
         self.needs_ipython |= "get_ipython" in used.reads and not _MAGICS.isdisjoint(used.attributes)
+        self.attributes |= used.attributes
         self.names |= used.reads - MODULE_NAMES
         self.assigned |= used.writes
         self.modules |= used.imports - {""}

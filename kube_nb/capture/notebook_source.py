@@ -10,6 +10,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from kube_nb.capture.companions import attributes_in
 from kube_nb.capture.escapes import Transform, to_python, unfold
 from kube_nb.capture.flow import Reads
 from kube_nb.capture.imports import imports_of
@@ -35,6 +36,7 @@ def prepare_notebook(text: str, *, filename: str, how: Mapping[str, Any], transf
     """
     imports = {name for name in _needs(how) if find_spec(name) is not None}
     paths: set[str] = set()
+    attributes: set[str] = set()
     for source in _code(json.loads(text)) if how.get("language") == "python" else ():
         try:
             unfolded = list(unfold(to_python(source, transform=transform), transform=transform, filename=filename))
@@ -42,6 +44,7 @@ def prepare_notebook(text: str, *, filename: str, how: Mapping[str, Any], transf
             continue  # the kernel says it, in the cell where it stands
         for code, tree in unfolded:
             imports |= imports_of(code)
+            attributes |= attributes_in(tree)
             paths.update(paths_in(tree))
     return Source(
         raw=text,
@@ -54,6 +57,8 @@ def prepare_notebook(text: str, *, filename: str, how: Mapping[str, Any], transf
         imports=frozenset(imports),
         relative_paths=frozenset(paths),
         needs_ipython=False,
+        shows=False,  # its kernel has what it takes
+        attributes=frozenset(attributes),
     )
 
 

@@ -36,7 +36,14 @@ class Packages:
     lines: tuple[str, ...] = ()
 
 
-def packages_of(choice: Choice, imports: Iterable[str], local: LocalModules, *, needs_ipython: bool) -> Packages:
+def packages_of(
+    choice: Choice,
+    imports: Iterable[str],
+    local: LocalModules,
+    *,
+    needs_ipython: bool,
+    companions: Iterable[str] = (),
+) -> Packages:
     """What the job installs.
 
     In the kernel's own interpreter that is what the person asked for; elsewhere, also what provides the modules that
@@ -46,6 +53,7 @@ def packages_of(choice: Choice, imports: Iterable[str], local: LocalModules, *, 
         imports: dotted names that the sent code imports; what is not installed here is named.
         local: the person's own modules, and what they import in turn.
         needs_ipython: the sent code uses magics.
+        companions: modules that the job should have too; without them it shows less.
 
     Raises:
         BadValue: a package that was asked for is no requirement.
@@ -53,7 +61,9 @@ def packages_of(choice: Choice, imports: Iterable[str], local: LocalModules, *, 
     """
     elsewhere = choice.target is not None
     told: dict[str, Any] = {"install": choice.install, "requires_ipython": elsewhere and needs_ipython}
-    modules = {*local.external, *_unknown(imports, local)} - {"cloudpickle"} if elsewhere else set[str]()
+    modules = set[str]()
+    if elsewhere:
+        modules = {*local.external, *_unknown(imports, local), *companions} - {"cloudpickle"}
     if elsewhere and needs_ipython:
         modules.add("IPython")
     if not modules and not choice.packages:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from kube_nb.capture.companions import attributes_in, shows_a_value
 from kube_nb.capture.escapes import Transform, escape_of, to_python, unfold
 from kube_nb.capture.flow import flow_of
 from kube_nb.capture.imports import imports_of
@@ -32,6 +33,8 @@ class Source:
         imports: dotted names of modules that it may import.
         relative_paths: strings that look like files beside the notebook; whether they exist is the caller's question.
         needs_ipython: it uses magics; `!command` alone needs no IPython.
+        shows: a notebook shows a value at its end, or in it by `display`.
+        attributes: every name in it that follows a dot.
     """
 
     raw: str
@@ -44,6 +47,8 @@ class Source:
     imports: frozenset[str]
     relative_paths: frozenset[str]
     needs_ipython: bool
+    shows: bool
+    attributes: frozenset[str]
 
 
 def prepare(cell: str, *, filename: str, first_line: int = 1, transform: Transform | None = None) -> Source:
@@ -81,6 +86,8 @@ def prepare(cell: str, *, filename: str, first_line: int = 1, transform: Transfo
         imports=frozenset(module for text, _ in unfolded for module in imports_of(text)),
         relative_paths=frozenset(path for tree in trees for path in paths_in(tree)),
         needs_ipython=any(escape.kind != "system" for escape in escapes) or any(map(_uses_ipython, trees)),
+        shows=any(map(shows_a_value, trees)),
+        attributes=frozenset(attribute for tree in trees for attribute in attributes_in(tree)),
     )
 
 

@@ -240,7 +240,7 @@ def _raise(job: NotebookJob, listener: _Listener) -> None:
         return
     if code in _DIED:
         raise DeadKernelError(str(trouble)) from trouble
-    if code == "TimedOut" and "cell" in status.reason.what:
+    if code == "TimedOut" and status.reason.what.startswith("cell "):  # its own limit, not the job's
         raise CellTimeoutError(str(trouble)) from trouble
     raise trouble
 

@@ -130,7 +130,7 @@ class NotebookTask(Task):
                 "look at %kube_logs; --start-timeout gives it more time",
             )
         if broken.kind == "stopped":
-            self._bye = {"status": "error", "exit": 1, "ename": "Stopped", "evalue": f"in {cell}"}
+            self._bye = {"status": "error", "exit": 1, "ename": "Stopped", "evalue": f"in {cell}", "place": cell}
             return 1
         return self._dead(broken.status, cell)
 

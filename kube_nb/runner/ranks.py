@@ -383,11 +383,17 @@ class Gang:
             record = self._end_of(self._first_failure)
         elif self._cause is not None:
             record = self._cause
+            record["detail"].update(self._place())
         else:
             record = self._end_of(min(self._ranks.values(), key=lambda rank: rank.number))
         if self._living:  # they wait for a device, where no signal reaches them
             record["detail"]["left"] = [rank.pid for rank in self._living.values()]
         return record
+
+    def _place(self) -> dict[str, str]:
+        """Where in its work a rank was that was stopped; empty where none says so."""
+        places = (rank.bye.get("place") for rank in self._ranks.values() if rank.bye is not None)
+        return next(({"place": place} for place in places if isinstance(place, str)), {})
 
     # What else the loop looks at
 

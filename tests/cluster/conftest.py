@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,13 @@ from tests.cluster.made import Made
 
 NAMESPACES = Kind("namespaces", namespaced=False)
 _LABELLED = (kinds.JOBS, kinds.PODS, kinds.SECRETS, kinds.SERVICES, kinds.CLAIMS, kinds.CONFIG_MAPS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker("cluster")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from kube_nb.backends.kubernetes.watch import Watch
 from tests.cluster.handmade import FOREVER, STOPS, job
 from tests.cluster.test_watch import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.alone]
 
 NODE = "node2"
 QUICK = [

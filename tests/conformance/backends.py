@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from kube_nb.backends.base import Capability
+from tests.conformance.gate import address_towards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,19 +21,31 @@ class Target:
     Attributes:
         name: in the ids of the tests.
         on: what `--on` calls it; empty: there is none on this machine.
+        address: under which its jobs reach this machine.
     """
 
     name: str
     on: str
+    address: str = "127.0.0.1"
 
 
-def _context() -> str:
-    """The kubeconfig's current context; only the tests follow it unasked."""
+def _cluster() -> Target:
+    """The kubeconfig's current context; only the tests follow it unasked.
+
+    Pods of a cluster that is not on this machine may need another address than the API server sees:
+    KUBE_NB_TESTS_ADDRESS says which.
+    """
     path = Path(os.environ.get("KUBECONFIG", "").split(os.pathsep)[0])
-    return yaml.safe_load(path.read_text())["current-context"] if path.is_file() else ""
+    if not path.is_file():
+        return Target(name="kubernetes", on="")
+    config = yaml.safe_load(path.read_text())
+    context = next(one["context"] for one in config["contexts"] if one["name"] == config["current-context"])
+    server = urlsplit(next(one["cluster"]["server"] for one in config["clusters"] if one["name"] == context["cluster"]))
+    address = os.environ.get("KUBE_NB_TESTS_ADDRESS") or address_towards(server.hostname or "", server.port or 443)
+    return Target(name="kubernetes", on=config["current-context"], address=address)
 
 
-BACKENDS = (Target(name="local", on="local"), Target(name="kubernetes", on=_context()))
+BACKENDS = (Target(name="local", on="local"), _cluster())
 
 
 def needs(*capabilities: Capability) -> pytest.MarkDecorator:

@@ -13,6 +13,7 @@ import pytest
 from kube_nb import Client, KubeNbError
 from tests.conformance.backends import BACKENDS, Target
 from tests.conformance.frontend import SeparateKernel
+from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
 from tests.conformance.sending import Sender
 
@@ -29,6 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker("conformance")
+            callspec = getattr(item, "callspec", None)
+            if callspec is not None and callspec.params.get("target") is not BACKENDS[0]:
+                item.add_marker("cluster")
 
 
 @pytest.fixture(autouse=True, params=BACKENDS, ids=lambda target: target.name)
@@ -89,6 +93,15 @@ def cell(kernel: Kernel) -> Callable[..., Kernel]:
 def send(target: Target) -> Sender:
     """Sends cells without a kernel around them: `job = send("print(x)", {"x": 1}, retries=2)`."""
     return Sender(Client())
+
+
+@pytest.fixture
+def gate(target: Target) -> Iterator[Gate]:
+    """A gate at which the code of a job waits: `cell(send=f"{gate.wait}\\nx = 1")`, then `gate.open()`."""
+    gate = Gate(target.address)
+    yield gate
+    gate.open()  # a job that still waits there ends
+    gate.close()
 
 
 @pytest.fixture

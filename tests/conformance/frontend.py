@@ -16,7 +16,7 @@ from jupyter_client.manager import KernelManager
 import kube_nb
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_PATIENCE = 60.0
+_PATIENCE = 150.0
 
 
 @dataclass

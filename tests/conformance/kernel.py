@@ -343,7 +343,7 @@ def overwritten(text: str) -> str:
     return "\n".join(lines)
 
 
-def until(holds: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
+def until(holds: Callable[[], Any], seconds: float = 120, what: str = "") -> Any:
     """The value of `holds()` once it is true.
 
     Raises:

@@ -65,7 +65,7 @@ def text(cell: NotebookNode) -> str:
     return "".join(parts)
 
 
-def until(true: Callable[[], Any], within: float = 60) -> Any:
+def until(true: Callable[[], Any], within: float = 120) -> Any:
     """What `true` gives once it is true."""
     deadline = time.monotonic() + within
     while not (found := true()):

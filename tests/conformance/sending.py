@@ -60,14 +60,19 @@ def sent(client: Client, *others: Job) -> list[JobStatus]:
     return client.backend.list(frozenset([*client.journal.ids(), *(job.id for job in others)]))
 
 
-def ended(job: Job, within: float = 60) -> Job:
+def own_jobs(client: Client) -> list[Job]:
+    """The same as handles, newest first."""
+    return [client.job(status.id) for status in sent(client)]
+
+
+def ended(job: Job, within: float = 150) -> Job:
     """The job once it has ended; a job that does not is a failure of the test that tells what is known of it."""
     job.wait(timeout=within)
     assert job.phase.final, f"{job.id} is {job.phase} after {within} s\n{tail(job)}"
     return job
 
 
-def running(job: Job, said: str = "ready", within: float = 60) -> list[str]:
+def running(job: Job, said: str = "ready", within: float = 150) -> list[str]:
     """The lines of a job up to the one that holds `said`."""
     deadline = time.monotonic() + within
     lines = []
@@ -79,7 +84,7 @@ def running(job: Job, said: str = "ready", within: float = 60) -> list[str]:
     raise AssertionError(f"{job.id} ended without saying {said!r}: {job.phase} {job.reason}\n{tail(job)}")
 
 
-def became(job: Job, phase: Phase, within: float = 20) -> Job:
+def became(job: Job, phase: Phase, within: float = 60) -> Job:
     """The job once it is in this phase; later phases count too."""
     order = list(Phase)
     deadline = time.monotonic() + within

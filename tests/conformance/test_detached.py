@@ -16,7 +16,7 @@ import pytest
 from kube_nb import Client
 from kube_nb.spec import Phase
 from tests.conformance.kernel import until
-from tests.conformance.sending import sent
+from tests.conformance.sending import own_jobs, sent
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,13 +45,10 @@ def elsewhere(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_detach_gives_the_job_at_once(cell, notebook_dir):
-    gate = notebook_dir / "open"
-    shown = cell(f"gate = {str(gate)!r}").run(
-        "%%kube_train --detach\nimport time, os\nwhile not os.path.exists(gate):\n    time.sleep(0.01)\ny = 1"
-    )
+def test_detach_gives_the_job_at_once(cell, gate):
+    shown = cell().run(f"%%kube_train --detach\n{gate.wait}\ny = 1")
     assert not shown.value.phase.final
-    gate.touch()
+    gate.open()
     assert shown.value.wait().phase is Phase.SUCCEEDED
 
 
@@ -141,23 +138,22 @@ def test_attaching_again_after_the_names_were_assigned_keeps_later_changes(cell)
 
 
 @pytest.fixture
-def interrupted(cell, tmp_path):
+def interrupted(cell, gate):
     """Sends a cell to a kernel that a person watches, and interrupts it once; the job goes on when `go` is called."""
-    gate = tmp_path / "gate"
 
     def send(setup: str, body: str):
-        kernel = cell(f"gate = {str(gate)!r}\n{setup}")
+        kernel = cell(setup)
         kernel.shell.kernel._allow_stdin = True
-        waits = "import time, os\nprint('up', flush=True)\nwhile not os.path.exists(gate):\n    time.sleep(0.01)\n"
+        waits = f"print('up', flush=True)\n{gate.wait}\n"
 
         def interrupt() -> None:
-            job = until(lambda: Client().jobs())[0]
+            job = until(lambda: own_jobs(Client()))[0]
             until(lambda: "up\n" in list(job.logs()))
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
         threading.Thread(target=interrupt).start()
         kernel.send(waits + body, "--job j")
-        kernel.go = gate.touch
+        kernel.go = gate.open
         return kernel
 
     return send
@@ -208,17 +204,12 @@ def test_a_job_is_deleted_by_its_name(cell):
 
 
 @pytest.mark.slow
-def test_a_kernel_that_ends_leaves_its_job_running(cell, tmp_path):
-    gate = tmp_path / "gate"
-    done = elsewhere(
-        f"gate = {str(gate)!r}\n# %%\n"
-        "%%kube_train --detach --name outlives\nimport time, os\n"
-        "while not os.path.exists(gate):\n    time.sleep(0.01)\nprint('done')"
-    )
+def test_a_kernel_that_ends_leaves_its_job_running(cell, gate):
+    done = elsewhere(f"%%kube_train --detach --name outlives\n{gate.wait}\nprint('done')")
     assert done.returncode == 0, done.stderr
-    job = Client().job("outlives")
-    assert not job.phase.final
-    gate.touch()
+    (job,) = own_jobs(Client())
+    assert (job.name, job.phase.final) == ("outlives", False)
+    gate.open()
     assert job.wait().phase is Phase.SUCCEEDED
     assert list(job.logs()) == ["done\n"]
 
@@ -234,22 +225,11 @@ def test_another_kernel_replays_from_the_first_line_and_assigns(cell):
 
 
 @pytest.mark.slow
-def test_another_kernel_follows_a_live_job(cell, tmp_path):
-    gate = tmp_path / "gate"
-    kernel = cell(
-        f"gate = {str(gate)!r}",
-        send="""
-        import time, os
-        print("first", flush=True)
-        while not os.path.exists(gate):
-            time.sleep(0.01)
-        y = 42
-        """,
-        flags="--detach --name live --job j",
-    )
+def test_another_kernel_follows_a_live_job(cell, gate):
+    kernel = cell(send=f"print('first', flush=True)\n{gate.wait}\ny = 42", flags="--detach --name live --job j")
     assert next(kernel["j"].logs(follow=True)) == "first\n"
-    code = f"open({str(gate)!r}, 'w').close()\n# %%\n%kube_attach live\n# %%\nprint(y)"
-    done = elsewhere(code)
+    gate.open()
+    done = elsewhere("%kube_attach live\n# %%\nprint(y)")
     assert done.stdout == "42\n", done.stderr
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kube_nb import Client
+from tests.conformance.sending import own_jobs
+
 SECRET = "s3cr3t-d0-n0t-sh0w"
 
 
@@ -136,7 +139,7 @@ def test_the_value_of_a_variable_is_in_no_record_of_this_machine(cell, state_dir
 def test_a_dry_run_submits_nothing(cell):
     kernel = cell("data = [1]", send="y = data", flags="--dry-run")
     assert "y" not in kernel
-    assert kernel.run("import kube_nb\nkube_nb.Client().jobs()").value == []
+    assert own_jobs(Client()) == []
     assert "data" in kernel.displays[0]["text/plain"]
 
 

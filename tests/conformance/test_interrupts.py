@@ -19,14 +19,14 @@ from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.conformance.frontend import SeparateKernel
 from tests.conformance.kernel import Kernel, until
-from tests.conformance.sending import became, ended, tail
+from tests.conformance.sending import became, ended, own_jobs, tail
 
 pytestmark = pytest.mark.slow
 SLEEPS = "import time\nprint('ready', flush=True)\nx = 1\ntime.sleep(600)"
 
 
 def the_job() -> Job:
-    (job,) = Client().jobs()
+    (job,) = own_jobs(Client())
     return job
 
 
@@ -159,7 +159,7 @@ def test_an_interrupt_while_the_job_is_sent_leaves_none_that_nobody_knows_of(
 
     assert shown.error is not None
     assert shown.error.ename == "KeyboardInterrupt"
-    assert [ended(job).phase for job in Client().jobs()] == [Phase.CANCELLED] * after
+    assert [ended(job).phase for job in own_jobs(Client())] == [Phase.CANCELLED] * after
 
 
 REMOTE = "import kube_nb as kn\n@kn.remote\ndef fit():\n    import time\n    print('ready', flush=True)\n    time.sleep(600)\n"
@@ -199,7 +199,7 @@ def test_a_program_without_a_terminal_that_is_stopped_cancels_its_job(tmp_path: 
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(kube_nb.__file__).parent.parent)},
     ) as process:
-        job = until(lambda: Client().jobs() or process.poll() is not None, what="the job was sent")[0]
+        job = until(lambda: own_jobs(Client()) or process.poll() is not None, what="the job was sent")[0]
         until(lambda: "ready" in tail(job), what="the code runs")
         process.send_signal(number)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kube_nb import Client
+from tests.conformance.sending import own_jobs
+
 
 def test_time_above_the_magic_works(cell):
     shown = cell("x = 20").run("%%time\n%%kube_train\ny = x + 1\nprint('ran')")
@@ -76,7 +79,7 @@ def test_env_inside_the_cell_works(cell):
 def test_what_needs_the_kernel_is_refused_before_the_submit(cell, line):
     kernel = cell(send=line, fails=True)
     assert kernel.error.ename == "CannotRunThere"
-    assert kernel.run("import kube_nb\nkube_nb.Client().jobs()").value == []
+    assert own_jobs(Client()) == []
 
 
 def test_pip_install_is_refused_with_a_pointer_to_packages(cell):
@@ -181,7 +184,7 @@ def test_a_session_is_refused_for_now(cell):
 def test_gpus_that_nothing_has_are_refused_not_queued(cell):
     kernel = cell(send="x = 1", flags="--gpus 999", fails=True)
     assert kernel.error.ename == "Refused"
-    assert kernel.run("import kube_nb\nkube_nb.Client().jobs()").value == []
+    assert own_jobs(Client()) == []
 
 
 def test_an_unknown_target_is_refused(cell):
@@ -192,7 +195,7 @@ def test_an_unknown_target_is_refused(cell):
 def test_a_syntax_error_is_pythons_own(cell):
     kernel = cell(send="x = = 1", fails=True)
     assert kernel.error.ename == "SyntaxError"
-    assert kernel.run("import kube_nb\nkube_nb.Client().jobs()").value == []
+    assert own_jobs(Client()) == []
 
 
 def test_an_exception_shows_the_line_of_the_cell(cell):

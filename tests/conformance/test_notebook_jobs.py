@@ -15,7 +15,7 @@ from kube_nb import Client, KubeNbError
 from kube_nb.errors import BadFlag, BadValue, JobFailed, NotFound
 from kube_nb.spec import Phase
 from tests.conformance.notebooks import at_path, code_cells, executed, notebook, saved, sent, states, text, until
-from tests.conformance.sending import account, became, code, ended, events, running, tail, written
+from tests.conformance.sending import account, became, code, ended, events, own_jobs, running, tail, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("target", "notebook_dir")]
 
@@ -87,7 +87,7 @@ def test_a_parameter_that_the_notebook_has_not_is_refused_with_the_nearest():
     with pytest.raises(BadValue, match="learning_rte") as caught:
         Client().notebook(path, {"learning_rte": 1})
     assert "did you mean `learning_rate`" in caught.value.next
-    assert Client().jobs() == []
+    assert own_jobs(Client()) == []
 
 
 def test_a_parameter_that_papermill_cannot_infer_is_known(run):
@@ -307,8 +307,9 @@ def test_a_cell_has_a_limit(run):
 
 
 def test_the_job_has_a_limit(run):
-    job = run(sent("print('one')", "import time\ntime.sleep(600)"), timeout="8s")
+    job = run(sent("print('one')", "# Wait", "import time\ntime.sleep(600)"), timeout="8s")
     assert (job.phase, code(job)) == (Phase.FAILED, "TimedOut")
+    assert "in cell 2 of 2 (Wait)" in job.reason.what
     assert states(executed()) == ["completed", "failed"]
 
 
@@ -365,7 +366,7 @@ def test_what_is_no_notebook_is_refused(content, why):
     with pytest.raises(BadValue, match="is not a notebook") as caught:
         Client().notebook("bad.ipynb")
     assert re.search(why, caught.value.why)
-    assert Client().jobs() == []
+    assert own_jobs(Client()) == []
 
 
 def test_what_cannot_work_is_refused():
@@ -380,7 +381,7 @@ def test_what_cannot_work_is_refused():
         Client().options(procs=2).notebook(path)
     with pytest.raises(KubeNbError):
         Client().notebook(path, cell_timeout="soon")
-    assert Client().jobs() == []
+    assert own_jobs(Client()) == []
 
 
 # The magic ----------------------------------------------------------------------------------------------------------
@@ -413,7 +414,7 @@ def test_a_dry_run_sends_nothing(kernel):
     sent("x", parameters="x = 1")
     shown = kernel.run("%kube_notebook train.ipynb -p x=5 --dry-run")
     assert "x = 5" in shown.displays[0]["text/plain"]
-    assert Client().jobs() == []
+    assert own_jobs(Client()) == []
 
 
 def test_this_notebook_runs_as_it_is_saved(kernel, notebook_dir, monkeypatch):

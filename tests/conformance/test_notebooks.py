@@ -18,6 +18,7 @@ from nbformat import v4
 from kube_nb import Client
 from kube_nb.spec import Phase
 from tests.conformance.kernel import overwritten, until
+from tests.conformance.sending import own_jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def test_updates_are_saved_in_their_last_state(driver):
 def test_the_number_of_the_cell_is_that_of_the_notebook(driver):
     made = notebook("1", "%%kube_train\nx = 1")
     driver(made).execute()
-    assert Client().jobs()[0].status().label == "Cell In[3]"
+    assert own_jobs(Client())[0].status().label == "Cell In[3]"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -145,7 +146,7 @@ def test_a_signal_to_a_kernel_that_nobody_watches_cancels_the_job(driver, number
             for index in (0, 1):
                 await nb.async_execute_cell(made.cells[index], index)
             running = asyncio.ensure_future(nb.async_execute_cell(made.cells[2], 2))
-            await asyncio.to_thread(until, lambda: Client().jobs() and "up\n" in list(Client().job().logs()))
+            await asyncio.to_thread(until, lambda: own_jobs(Client()) and "up\n" in list(Client().job().logs()))
             os.kill(int(text_of(made.cells[1])), number)
             await asyncio.to_thread(until, lambda: Client().job().phase.final)
             with pytest.raises(CellExecutionError):

@@ -44,7 +44,7 @@ def pins(cargo: Cargo) -> list[str]:
 
 
 def test_what_the_code_imports_is_pinned_at_the_kernels_version(cargo):
-    told = cargo("import yaml, json\nyaml.safe_load('a')").packages.manifest
+    told = cargo("import yaml, json\nx = yaml.safe_load('a')").packages.manifest
     assert told["pins"] == [f"PyYAML=={version('pyyaml')}"]
     assert told["inferred"] == told["pins"]
 
@@ -66,7 +66,7 @@ def test_the_modules_of_values_are_pinned_and_what_they_require_is_a_constraint(
 def test_what_functions_of_the_notebook_import_is_pinned(cargo):
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec("def f():\n    import yaml\n    return yaml", namespace)
-    assert pins(cargo("f()", f=namespace["f"])) == ["pyyaml"]
+    assert pins(cargo("x = f()", f=namespace["f"])) == ["pyyaml"]
 
 
 def test_what_local_modules_import_is_pinned(cargo, tmp_path):
@@ -103,7 +103,21 @@ def test_functions_that_use_magics_bring_ipython_too(cargo):
     magic = "get_ipython().run_line_magic('time', '1')"
     exec(f"def f():\n    {magic}\ndef g():\n    get_ipython().system('ls')", namespace)
     assert pins(cargo("f()", f=namespace["f"])) == ["ipython"]
-    assert pins(cargo("g()", g=namespace["g"])) == []
+    assert pins(cargo("x = g()", g=namespace["g"])) == []
+
+
+def test_what_shows_a_value_brings_what_a_notebook_shows_it_with(cargo):
+    assert pins(cargo("import yaml\nyaml.dump(1)")) == ["ipython", "pyyaml"]
+    assert pins(cargo("import yaml\nx = yaml.dump(1)\nprint(x)")) == ["pyyaml"]
+    assert "ipython" in pins(cargo("for n in range(3):\n    display(n)"))
+
+
+def test_pictures_bring_what_draws_them(cargo):
+    assert {"pandas", "matplotlib", "ipython"} <= set(pins(cargo("import pandas as pd\nax = pd.Series([1]).plot()")))
+    assert "matplotlib" not in pins(cargo("import pandas as pd\nx = pd.Series([1])"))
+    assert {"plotly", "nbformat", "ipython"} <= set(
+        pins(cargo("import plotly.graph_objects as go\ngo.Figure().show()"))
+    )
 
 
 def test_what_is_not_installed_here_is_named(cargo):
