@@ -31,6 +31,8 @@ from tests.cluster.audit import Audit, audited
 from tests.cluster.small_jobs import plan
 from tests.cluster.test_watch import counting, first_pages
 
+pytestmark = pytest.mark.xdist_group("pretended")
+
 COUNT = int(os.environ.get("KUBE_NB_TEST_JOBS", "1000"))
 FOLLOWERS = 20
 CONSTANT = 8
@@ -39,7 +41,7 @@ PRETENDED = Placement(node_selector={"type": "kwok"})
 TOLERATED = ({"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"},)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pretended(admin, lab):
     """Nodes in name alone, on which pods end well at once, without a container, a log or a last word."""
     if admin.list(NODES, labels="type=kwok")[0]:
