@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast lint bench lock clean
+.PHONY: help setup demo test test-fast lint bench bench-kubernetes lock clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
 
@@ -31,6 +31,7 @@ help:
 	@echo "make test       format, lint, types, import contracts and all tests that this machine can run"
 	@echo "make lint       the same without the tests"
 	@echo "make bench      the benchmarks, as a table"
+	@echo "make bench-kubernetes  the same for jobs on the cluster of KUBECONFIG (ARGS=--help)"
 	@echo "make lock       pin the development dependencies anew (UPGRADE=1: at their newest versions)"
 	@echo "make clean      remove what the other targets made"
 
@@ -84,6 +85,9 @@ test-fast: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/core.py $(ARGS)
+
+bench-kubernetes: $(READY)
+	@$(BIN)/python -m benchmarks.cluster $(ARGS)
 
 lock: $(READY)
 	@$(BIN)/uv pip compile -q pyproject.toml $(addprefix --extra ,$(EXTRAS)) $(if $(UPGRADE),--upgrade) \

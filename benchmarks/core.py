@@ -318,6 +318,16 @@ def table(rows: list[Row]) -> str:
     return "\n".join(out)
 
 
+def keep(mark: str, text: str) -> None:
+    """Put a table into docs/benchmarks.md, in place of the last one between the same marks."""
+    page = HERE.parent / "docs" / "benchmarks.md"
+    head, begin, rest = page.read_text().partition(f"<!-- {mark} -->\n")
+    _, end, tail = rest.partition(f"<!-- end of {mark} -->\n")
+    if not (begin and end):
+        raise SystemExit(f"{page} has no place for `{mark}`")
+    page.write_text(f"{head}{begin}{text}\n{end}{tail}")
+
+
 def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -338,9 +348,7 @@ def main() -> None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
         system = f"Python {platform.python_version()}, {platform.system()}"
         machine = f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {system}"
-        page = HERE.parent / "docs" / "benchmarks.md"
-        head, _, _ = page.read_text().partition("<!-- table -->") if page.exists() else ("# Benchmarks\n\n", "", "")
-        page.write_text(f"{head}<!-- table -->\nMeasured on {machine}; medians of {args.n}.\n\n{text}\n")
+        keep("here", f"Measured on {machine}; medians of {args.n}.\n\n{text}")
 
 
 if __name__ == "__main__":

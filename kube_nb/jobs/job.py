@@ -195,12 +195,14 @@ class Job:
 
         Raises:
             JobFailed: it failed and gave nothing back; the original exception is the cause where it can be loaded.
+            NotFound: it succeeded, and the part of its log that says what it gave back is lost.
         """
         if self._outputs is None:
             self.wait()
             read = self._read()
             if read.result is None and not read.produced:
                 self.raise_if_failed()
+                self._raise_if_lost()
             index = self._verified(*read.result, "index") if read.result else {}
             self._outputs = Outputs(self, index, read.produced)
         return self._outputs
@@ -236,6 +238,15 @@ class Job:
             return
         reason = status.reason or Reason(code=str(status.phase), what=f"it is {status.phase}")
         raise failed(self.id, reason) from self.exception()
+
+    def _raise_if_lost(self) -> None:
+        """Say so where a job that succeeded has, or may have, announced a result that its log does not show."""
+        if self.status().end.get("result", "unknown") is not None:
+            raise NotFound(
+                what=f"what job {self.id} gave back is not known",
+                why="the end of its log, which says it, is lost or cannot be read",
+                next="look at %kube_logs " + self.id + ", or send it again",
+            )
 
     def _original(self, error: dict[str, Any]) -> BaseException | None:
         reference = error.get("pickle")

@@ -20,6 +20,7 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self._guard = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._held: set[tuple[socket.socket, socket.socket]] = set()
         self._closed = False
         self.open = True
         self.taken = 0
@@ -33,6 +34,11 @@ class Proxy:
         for pair in pairs:
             _end(*pair)
         return len(pairs)
+
+    def hold(self) -> None:
+        """From now on the connections that stand lead nowhere, and nobody is told: as if a machine had vanished."""
+        with self._guard:
+            self._held.update(self._pairs)
 
     @property
     def standing(self) -> int:
@@ -65,7 +71,8 @@ class Proxy:
     def _pass_on(self, source: socket.socket, sink: socket.socket, pair: tuple[socket.socket, socket.socket]) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                sink.sendall(data)
+                if pair not in self._held:
+                    sink.sendall(data)
         with self._guard:
             if pair in self._pairs:
                 self._pairs.remove(pair)

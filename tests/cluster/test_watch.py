@@ -244,6 +244,19 @@ def test_what_was_deleted_while_nobody_could_see_it_is_found_gone(cut, cluster, 
     until(lambda: watch.trouble is None)
 
 
+@pytest.mark.timeout(60)
+def test_a_watch_that_is_asked_on_a_connection_that_leads_nowhere_is_asked_on_another(cut, monkeypatch):
+    """Long before a watch that stands would be taken for dead: an answer that goes on begins at once."""
+    monkeypatch.setattr("kube_nb.backends.kubernetes.api._PATIENCE", 1.0)
+    api, proxy = cut
+    _, version = api.list(JOBS)
+    assert proxy.standing == 1, "it is kept for the next request"
+    proxy.hold()
+    with api.watching(JOBS, version=version, seconds=1) as changes:
+        assert all(change["object"] for change in changes)
+    assert proxy.taken == 2
+
+
 def test_a_cluster_that_is_not_there_is_said_at_once_and_found_later(cut, watching):
     api, proxy = cut
     proxy.open = False

@@ -131,6 +131,11 @@ def test_the_phase_of_a_gang_is_that_of_its_last_node():
     assert phases == ["Pending", "Starting", "Running"]
 
 
+def test_pods_that_ended_well_without_a_word_are_a_success_before_the_job_says_so():
+    assert status_of(Snapshot(a_job(retries=1), (ended(0),)), NOW).phase == "Succeeded"
+    assert status_of(Snapshot(a_job(nodes=2), (ended(0), ended(0, node=1))), NOW).phase == "Succeeded"
+
+
 def test_attempts_are_failures_and_disruptions_together():
     pods = (ended(1), a_pod(SCHEDULED, failures=1, disruptions=2, phase="Running", state=RUNNING))
     assert status_of(Snapshot(a_job(retries=1), pods), NOW).attempt == 3

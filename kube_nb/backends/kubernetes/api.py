@@ -37,7 +37,7 @@ _PATCH_TYPES: Mapping[str, str] = {
 USER_AGENT = "kube-nb"
 """By which a platform team finds our requests in its audit log."""
 _PATIENCE = 30.0
-"""Seconds for one answer; a watch or a log has its own."""
+"""Seconds for one answer, or for the beginning of one that goes on."""
 _SILENCE = 100.0
 """Seconds after which a silent watch is taken for dead: bookmarks come about every minute."""
 
@@ -269,11 +269,18 @@ class Api:
         verb: str = "get",
         read_timeout: float | None = None,
     ) -> Iterator[BaseHTTPResponse]:
-        """An answer that is read while it comes, e.g. a pod's log; the connection is closed at the end."""
-        response = self._send(method, kind, name, subresource, query=query, read_timeout=read_timeout)
+        """An answer that is read while it comes, e.g. a pod's log; the connection is closed at the end.
+
+        Args:
+            read_timeout: seconds of silence after it has begun; it begins at once, or the connection leads nowhere.
+        """
+        response = self._send(method, kind, name, subresource, query=query)
         try:
             if response.status >= 400:
                 raise self._refused(response, kind, name, subresource, verb)
+            stream = _socket(response)
+            if stream is not None:
+                stream.settimeout(read_timeout)
             yield response
         finally:
             response.close()
@@ -327,16 +334,15 @@ class Api:
         body: Any = None,
         query: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
-        read_timeout: float | None = _PATIENCE,
     ) -> BaseHTTPResponse:
         path = kind.path(self.namespace, name, subresource)
         if query:
             path += "?" + urlencode(query, doseq=True)
         data = None if body is None else json.dumps(body).encode()
-        return self._transport(method, path, data, content_type, read_timeout)
+        return self._transport(method, path, data, content_type, _PATIENCE)
 
     def _transport(
-        self, method: str, path: str, data: bytes | None, content_type: str | None, read_timeout: float | None
+        self, method: str, path: str, data: bytes | None, content_type: str | None, read_timeout: float
     ) -> BaseHTTPResponse:
         import urllib3
 
@@ -401,14 +407,19 @@ class Changes(Iterator[Object]):
 
     def stop(self) -> None:
         """Whoever waits for the next item gets Unreachable or the end, at once."""
-        connection: Any = self._response.connection
-        stream = getattr(connection, "sock", None)
+        stream = _socket(self._response)
         plain = getattr(stream, "socket", stream)  # through a proxy, TLS is around another socket
         if isinstance(plain, socket.socket):
             with suppress(OSError):  # it has ended by itself
                 # Not the method of an SSLSocket, which also ends the decryption under the reader: what had arrived
                 # would then be read as it is.
                 socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+
+def _socket(response: BaseHTTPResponse) -> Any:
+    """What an answer comes through; None: it has all come."""
+    connection: Any = response.connection
+    return getattr(connection, "sock", None)
 
 
 def unreachable(server: str, error: BaseException) -> Unreachable:

@@ -114,7 +114,7 @@ class KubernetesBackend:
         told: dict[str, JobStatus] = {}
 
         def changed(snapshot: Snapshot) -> None:
-            status = status_of(snapshot)
+            status = self._status_of(snapshot)
             if told.get(status.id) != status:  # much of what a cluster tells changes nothing for a person
                 told[status.id] = status
                 callback(status)
@@ -190,6 +190,10 @@ class KubernetesBackend:
         return self._api.remember("watch", lambda: Watch(self._api, of_jobs()))
 
     @cached_property
+    def _status_of(self) -> Callable[[Snapshot], JobStatus]:
+        return self._api.remember("status", lambda: _once_for_all(status_of))
+
+    @cached_property
     def _tidying(self) -> Tidying:
         return Tidying(self._api, self._watch)
 
@@ -219,3 +223,17 @@ class KubernetesBackend:
         if plan.store.claim and self._stores.put_bundle(replace(plan, transport="store"), bundle):
             return replace(plan, transport="store")
         return plan
+
+
+def _once_for_all(find: Callable[[Snapshot], JobStatus]) -> Callable[[Snapshot], JobStatus]:
+    """What `find` says of a snapshot, worked out once for all who are told of it one after the other."""
+    last: tuple[Snapshot, JobStatus] | None = None
+
+    def found(snapshot: Snapshot) -> JobStatus:
+        nonlocal last
+        known = last
+        if known is None or known[0] is not snapshot:
+            known = last = (snapshot, find(snapshot))
+        return known[1]
+
+    return found

@@ -174,8 +174,8 @@ class Session:
             with self._turn:
                 newcomers, touched = self._newcomers, list(self._touched)
                 self._newcomers, self._touched = [], {}
-            for subscribed in newcomers:
-                for snapshot in self.snapshots():
+            for snapshot in self.snapshots() if newcomers else ():
+                for subscribed in newcomers:
                     subscribed.tell(snapshot.id, snapshot)
             self._pass_on(touched)
         self.close()

@@ -80,11 +80,21 @@ def _standing(snapshot: Snapshot, end: Mapping[str, Any] | None, now: float) -> 
         if end["code"] == "Succeeded":
             return Phase.SUCCEEDED, ends.still_held(snapshot)
         return _failed(snapshot, end)
+    if _all_succeeded(snapshot):
+        return Phase.SUCCEEDED, ends.still_held(snapshot)
     if snapshot.deleted:
         if annotation(snapshot.job, names.CANCELLED):
             return Phase.CANCELLED, reason_of({"code": "Cancelled"})
         return Phase.FAILED, ends.job_deleted(snapshot)
     return _alive(snapshot, now)
+
+
+def _all_succeeded(snapshot: Snapshot) -> bool:
+    """Every node's pod ended well, whose index is never started again. The Job's own condition may come a minute later:
+    after the API server was away, the cluster's controllers come back one by one.
+    """
+    pods = snapshot.latest
+    return len(pods) == snapshot.nodes and all((pod.get("status") or {}).get("phase") == "Succeeded" for pod in pods)
 
 
 def _failed(snapshot: Snapshot, end: Mapping[str, Any] | None) -> tuple[Phase, Reason]:
