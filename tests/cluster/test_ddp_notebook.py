@@ -1,4 +1,4 @@
-"""notebooks/02_pytorch_ddp.ipynb on two pods: they train one model, one of them dies, and both go on from a checkpoint."""
+"""notebooks/02_pytorch_ddp.ipynb on two nodes: they train one model, one of them dies, and both go on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,14 +36,23 @@ def image(admin: Api) -> str:
         pytest.skip(f"torch: {lack}")
 
 
+@pytest.fixture(scope="module", params=["local", "cluster"])
+def where(request: pytest.FixtureRequest) -> tuple[str, str | None]:
+    """A target, and the image of its jobs."""
+    if request.param == "local":
+        pytest.importorskip("torch", reason="torch: it is not installed")
+        return "local", None
+    image = request.getfixturevalue("image")
+    return yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["current-context"], image
+
+
 @pytest.fixture(scope="module")
-def executed(cluster: Api, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The notebook after it ran on the cluster. Only the cell that says where is another."""
-    context = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["current-context"]
+def executed(where: tuple[str, str | None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The notebook after it ran there. Only the cell that says where is another."""
     state = tmp_path_factory.mktemp("ddp")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    where = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    where.source = f"target, image = {context!r}, {image!r}"
+    place = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    place.source = "target, image = {!r}, {!r}".format(*where)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"STATE_DIR": str(state), "CPU": "100m", "MEMORY": "1Gi"}.items():
             patch.setenv(f"KUBE_NB_{name}", value)
@@ -51,7 +60,7 @@ def executed(cluster: Api, image: str, tmp_path_factory: pytest.TempPathFactory)
             NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(state)}}).execute()
             yield notebook
         finally:
-            client = Client(on=context)
+            client = Client(on=where[0])
             for id in client.journal.ids():
                 client.delete(client.job(id))
 
@@ -68,16 +77,16 @@ def shown(executed: Any) -> Shown:
 
 
 def beginnings(text: str) -> list[tuple[int, int, str, int]]:
-    """Rank, world size, pod and first step, as each process of each try said them."""
+    """Rank, world size, host and first step, as each process of each try said them."""
     found = re.findall(r"rank (\d) of (\d) on (\S+) begins at step (\d+)", text)
-    return [(int(rank), int(world), pod, int(step)) for rank, world, pod, step in found]
+    return [(int(rank), int(world), host, int(step)) for rank, world, host, step in found]
 
 
-def test_two_ranks_run_in_two_pods(shown: Shown):
-    ranks = [(rank, world) for rank, world, _, _ in beginnings(shown("%%kube_train"))]
-    assert sorted(ranks) == [(0, 2), (0, 2), (1, 2), (1, 2)]
-    pods = {rank: pod for rank, _, pod, _ in beginnings(shown("%%kube_train"))}
-    assert pods[0] != pods[1]
+def test_two_ranks_run_and_on_a_cluster_in_two_pods(where: tuple[str, str | None], shown: Shown):
+    begun = beginnings(shown("%%kube_train"))
+    assert sorted((rank, world) for rank, world, _, _ in begun) == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    hosts = {host for _, _, host, _ in begun}
+    assert len(hosts) == (1 if where[0] == "local" else 2)
 
 
 def test_the_second_try_goes_on_from_the_checkpoint(shown: Shown):
