@@ -101,7 +101,7 @@ def pins(
     roots = {canonicalize_name(name) for names in providers.values() for name in names} - chosen
     found = resolve_for(kernel.closure(roots), target, serves, roots=roots)
     unknown = sorted({name.partition(".")[0] for name in imported} - {name.partition(".")[0] for name in providers})
-    missing = f"imported, but not installed here, so not in the job either: {', '.join(unknown)}; add --packages"
+    missing = f"imported, but not installed here, so the image has to have it: {', '.join(unknown)}; or add --packages"
     return Pins(
         pins=(*asked.values(), *found.pins),
         constraints=tuple(

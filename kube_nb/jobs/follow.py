@@ -14,9 +14,14 @@ from kube_nb.spec import JobId
 
 @dataclass(frozen=True)
 class Attempt:
-    """From here on, what follows on this node belongs to another try of the job."""
+    """From here on, what follows on this node belongs to another try of the job.
+
+    Attributes:
+        rank: the first rank of that node.
+    """
 
     number: int
+    rank: int = 0
 
 
 def follow(
@@ -65,7 +70,7 @@ def _node(
         if chunk.at.attempt != attempt:
             batch.extend(decoder.close())
             attempt, decoder = chunk.at.attempt, Decoder(first_rank)
-            batch.append(Attempt(attempt))
+            batch.append(Attempt(attempt, first_rank))
         batch.extend(decoder.feed(chunk.data))
         yield batch
     yield list(decoder.close())

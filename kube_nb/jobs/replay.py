@@ -20,7 +20,6 @@ class Replay:
         step: what the runner does, in words.
         result, error: (attempt, data) of the signed events of rank 0; None: none.
         produced: (attempt, data) of what `kn.output` named.
-        ends: the END record of each node of the last attempt.
     """
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -30,7 +29,6 @@ class Replay:
     result: tuple[int, dict[str, Any]] | None = None
     error: tuple[int, dict[str, Any]] | None = None
     produced: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
-    ends: list[dict[str, Any]] = field(default_factory=list)
     lines: int = 0
 
     def take(self, batch: Iterable[Text | Event | Attempt]) -> None:
@@ -39,10 +37,16 @@ class Replay:
             if isinstance(item, Text):
                 self.lines += item.data.count(b"\n")
             elif isinstance(item, Attempt):
-                self.result = self.error = None
-                self.ends.clear()
+                self._begin(item)
             else:
                 self._event(item)
+
+    def _begin(self, attempt: Attempt) -> None:
+        """A node tries again. Nodes are read side by side: another one may have told of the end of that try already."""
+        if attempt.rank == 0:
+            self.result = None
+        if self.error is not None and self.error[0] < attempt.number:
+            self.error = None
 
     def _event(self, event: Event) -> None:
         data = event.data
@@ -61,9 +65,7 @@ class Replay:
                 self.phase, self.step = str(data.get("phase", "")), str(data.get("text", ""))
             case "result":
                 self.result = (event.attempt, data)
-            case "error" if self.error is None:
+            case "error" if self.error is None or self.error[0] < event.attempt:
                 self.error = (event.attempt, data)
             case "output":
                 self.produced[str(data.get("name"))] = (event.attempt, data)
-            case "end":
-                self.ends.append(data)

@@ -8,6 +8,7 @@ the store afterwards.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ _PIECE = 16 << 10
 _FIRST = b'"seq":0,'
 _END = b'\n\x1e{"kind":"end"'
 _LONGEST_END = 1 << 20
+_NOT_FOLLOWED = re.compile(rb"failed to create fsnotify watcher: [^\n\x1e]{1,80}\Z")
+"""What a kubelet writes behind a log which it cannot follow, as its machine has no inotify instance left."""
 
 
 class Beheaded(Exception):
@@ -83,10 +86,10 @@ def from_kubelet(api: Api, pod: str, *, follow: bool, bounded: bool) -> Iterator
     size = lines = 0
     head: bytes | None = b""
     with api.stream("GET", PODS, pod, "log", query=query) as response:
-        for piece in api.pieces(response):
-            data = piece
+        pieces = api.pieces(response)
+        for data in _without_refusal(pieces) if follow else pieces:
             if head is not None:  # the first line has not all come
-                data = head = head + piece
+                data = head = head + data
                 if b"\n" not in head and len(head) < _PIECE:
                     continue
                 _check(head)
@@ -98,6 +101,17 @@ def from_kubelet(api: Api, pod: str, *, follow: bool, bounded: bool) -> Iterator
                 raise Enough
     if head:  # a torn first line is all there is
         yield 0, head
+
+
+def _without_refusal(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """A followed log without the kubelet's own last words: counted as the job's, they would shift all that comes."""
+    held = b""
+    for piece in pieces:
+        data = held + piece
+        refusal = _NOT_FOLLOWED.search(data)
+        held = refusal[0] if refusal else b""
+        if len(data) > len(held):
+            yield data[: len(data) - len(held)]
 
 
 def what_is_left(api: Api, pod: str) -> tuple[bytes, int | None]:
