@@ -8,7 +8,7 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Api, ApiError
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, over, state
-from kube_nb.backends.kubernetes.store import Stores, claim_of, job_folder
+from kube_nb.backends.kubernetes.store import Stores, claim_of, folder_of
 from kube_nb.backends.kubernetes.transfer import Container, Progress, get_objects
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import NotFound
@@ -40,7 +40,7 @@ def fetch(
         return destination
     destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     stored = bool(claim_of(annotation(snapshot.job, names.STORE)))
-    folder = f"{job_folder(id) if stored else names.RUN}/out/objects"
+    folder = f"{folder_of(snapshot.job) if stored else names.RUN}/out/objects"
     if _from_running(api, snapshot, folder, digest, destination, progress):
         return destination
     if not stored:

@@ -25,7 +25,7 @@ from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.claim import claim, shared_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
-from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, end_of
+from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, end_of, job_id
 from kube_nb.backends.kubernetes.transfer import Container, Progress, put_objects
 from kube_nb.backends.kubernetes.transfer_pod import NoPod, TransferPods
 from kube_nb.capture.runner_object import runner_object
@@ -99,6 +99,12 @@ class Stores:
             return Store(kind="shared", claim=names.STORE_CLAIM, why="all jobs of the namespace share it", **self._how)
         return self._own(plan, verdict, needed)
 
+    @property
+    def shared_name(self) -> str:
+        """The claim that jobs share by the setting `store`, whether it is there or not; empty: none."""
+        setting: str = self._settings.get("store")
+        return names.STORE_CLAIM if setting == "auto" else claim_of(setting)
+
     def _named(self, name: str, plan: JobPlan) -> Store:
         found = self._api.find(CLAIMS, name)
         if found is None or found["metadata"].get("deletionTimestamp"):
@@ -137,7 +143,9 @@ class Stores:
     def _shared(self, plan: JobPlan) -> _Verdict | None:
         """None: it is there, and proven."""
         found = self._api.find(CLAIMS, names.STORE_CLAIM)
-        if found is not None and not found["metadata"].get("deletionTimestamp") and self._is_proven(found):
+        if found is not None and found["metadata"].get("deletionTimestamp"):
+            return _Verdict("late", f"the claim `{names.STORE_CLAIM}` is just being removed")
+        if found is not None and self._is_proven(found):
             return None
         remembered = self._remembered()
         if remembered is not None:
@@ -209,23 +217,28 @@ class Stores:
         return verdict
 
     @property
-    def _path(self) -> Path:
+    def memory(self) -> Path:
+        """The file in which it is kept what was found out about the namespace."""
         host = f"{self._api.client.configuration.host}\0{self._api.namespace}"
         return self._state / "clusters" / f"{hashlib.sha256(host.encode()).hexdigest()[:16]}.json"
 
     def _memory(self) -> dict[str, Any]:
         try:
-            memory = json.loads(self._path.read_bytes())
+            memory = json.loads(self.memory.read_bytes())
         except (OSError, ValueError):
             return {}
         return memory if isinstance(memory, dict) else {}
 
+    def forget(self) -> None:
+        """The shared claim is gone: find out anew what there can be."""
+        self._write_memory({})
+
     def _write_memory(self, memory: dict[str, Any]) -> None:
         with suppress(OSError):  # what is not remembered is found out again
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self._path.with_suffix(f".{os.getpid()}")
+            self.memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = self.memory.with_suffix(f".{os.getpid()}")
             draft.write_text(json.dumps(memory))
-            draft.replace(self._path)
+            draft.replace(self.memory)
 
     # Bundles --------------------------------------------------------------------------------------------------------
 
@@ -242,7 +255,7 @@ class Stores:
             Corrupted, ApiError, Unreachable: as `put_objects`.
         """
         objects = {path.name: path for path in (bundle.directory / "objects").iterdir()}
-        directory = f"{job_folder(plan.spec.id)}/bundle/objects"
+        directory = f"{job_folder(names.owner_of(plan.user), plan.spec.id)}/bundle/objects"
 
         def put(container: Container) -> None:
             put_objects(container, directory, objects, progress)
@@ -283,7 +296,7 @@ class Stores:
         if claim_of(annotation(job, names.STORE)) in ("", id):
             return
         with suppress(NotFound):
-            self.use(job, lambda container: container.tool("remove", id).output())
+            self.use(job, lambda container: container.tool("remove", place_of(job)).output())
 
     def holds(self, snapshot: Snapshot) -> bool:
         """Whether the shared store may hold something of a job: its pods say so, and its bundle came that way."""
@@ -338,9 +351,19 @@ class Stores:
                 raise
 
 
-def job_folder(id: str) -> str:
-    """Where in the store's mount all of a job lies."""
-    return f"{names.STORE_MOUNT}/jobs/{id}"
+def job_folder(owner: str, id: str) -> str:
+    """Where in the store's mount all of a job lies: below its owner's folder, which is the owner's to tidy up."""
+    return f"{names.STORE_MOUNT}/jobs/{owner}/{id}"
+
+
+def folder_of(job: Object) -> str:
+    """The same, of a Job as the cluster keeps it."""
+    return f"{names.STORE_MOUNT}/jobs/{place_of(job)}"
+
+
+def place_of(job: Object) -> str:
+    """Below the folder of all jobs."""
+    return f"{(job['metadata'].get('labels') or {}).get(names.OWNER, '')}/{job_id(job)}"
 
 
 def claim_of(mark: str) -> str:

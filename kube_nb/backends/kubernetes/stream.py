@@ -27,7 +27,7 @@ from kube_nb.backends.kubernetes.snapshot import (
     state,
 )
 from kube_nb.backends.kubernetes.status import is_last
-from kube_nb.backends.kubernetes.store import Stores, claim_of
+from kube_nb.backends.kubernetes.store import Stores, claim_of, folder_of
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import NotFound, Unreachable
@@ -167,7 +167,8 @@ class _Attempt:
         self._all = False
         """What was read is all there is."""
         stored = bool(claim_of(annotation(found.snapshot.job, names.STORE)))
-        self._path = log.copy_path(jobs.id, jobs.node, number, stored=stored)
+        folder = folder_of(found.snapshot.job) if stored else names.RUN
+        self._path = log.copy_path(folder, jobs.node, number)
         self._stored = stored
         self.last = False
         """No other attempt follows this one; known by its own last word."""
