@@ -54,6 +54,8 @@ def packages_of(choice: Choice, imports: Iterable[str], local: LocalModules, *, 
     elsewhere = choice.target is not None
     told: dict[str, Any] = {"install": choice.install, "requires_ipython": elsewhere and needs_ipython}
     modules = {*local.external, *_unknown(imports, local)} - {"cloudpickle"} if elsewhere else set[str]()
+    if choice.target is not None:
+        modules |= {*choice.target.needs}
     if elsewhere and needs_ipython:
         modules.add("IPython")
     if not modules and not choice.packages:

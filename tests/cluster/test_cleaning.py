@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kube_nb.backends.kubernetes import addons, names
+from kube_nb.backends.kubernetes import addons, ending, names
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
 from kube_nb.backends.kubernetes.cleaning import Cleaning
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.names import owner_of
+from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.submit import create
 from kube_nb.errors import Refused
 from kube_nb.spec import Placement, new_job_id
@@ -127,7 +128,7 @@ def test_the_pod_of_the_next_job_cleans_up_by_the_way(here, mine):
     here.send(job, HOLDS)
     stamp = here.stores.memory.with_suffix(".swept")
     own = cleaning(here)
-    own.after(job, names.STORE_CLAIM)
+    own.after(job, Store(kind="shared", claim=names.STORE_CLAIM))
     give_up = time.monotonic() + 60
     while not stamp.exists():  # nothing else tells of it
         assert time.monotonic() < give_up
@@ -135,7 +136,7 @@ def test_the_pod_of_the_next_job_cleans_up_by_the_way(here, mine):
     assert not here.api.list(PODS, labels=names.TRANSFER)[0]
     assert "gone-1" not in used(here, mine)["jobs"]
     first = stamp.stat().st_mtime_ns
-    own.after(job, names.STORE_CLAIM)
+    own.after(job, Store(kind="shared", claim=names.STORE_CLAIM))
     assert stamp.stat().st_mtime_ns == first
     here.api.delete(JOBS, job, propagation="Background")
 
@@ -176,4 +177,4 @@ def test_a_trainjob_that_ended_long_ago_goes(alone: Api, here: Place):
     time.sleep(1.1)  # its own clock knows whole seconds
     assert id in {one.name for one in cleaning(here).clean(max_age=0)}
     assert alone.find(TRAIN_JOBS, id) is None
-    assert alone.find(RUNTIMES, id) is None
+    ending.wait_until_gone(alone, RUNTIMES, id)  # Trainer has a finalizer on it

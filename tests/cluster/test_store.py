@@ -18,6 +18,7 @@ from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.fetch import fetch
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
+from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.kubernetes.transfer import Container
@@ -122,8 +123,9 @@ def test_the_setting_says_which(alone, fresh):
     assert fresh("a", store="none").stores.choose(a_plan(alone)).kind == "none"
     with pytest.raises(Refused, match="no-such-claim"):
         fresh("b", store="claim:no-such-claim").stores.choose(a_plan(alone))
-    with pytest.raises(Refused, match="s3://bucket/dir"):
-        fresh("c", store="s3://bucket/dir").stores.choose(a_plan(alone))
+    assert fresh("c", store="s3://bucket/dir").stores.choose(a_plan(alone)).mark == "s3://bucket/dir"
+    with pytest.raises(Refused, match="no-such-protocol"):
+        fresh("e", store="no-such-protocol://bucket/dir").stores.choose(a_plan(alone))
     body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "mine"}}
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     alone.create(CLAIMS, body | {"spec": spec})
@@ -253,9 +255,9 @@ def test_what_a_store_holds_of_a_job_is_removed_with_it(alone, fresh):
     here.send(id, "back = b'x' * 1_000_000", outputs=["back"])
     read_all(here.stream(id))
     job = ended(alone, id)
-    used = lambda pod: json.loads(pod.tool("usage").output())["jobs"]  # noqa: E731
+    used = lambda pod: json.loads(pod.tool("usage", owner_of(user_of(alone))).output())["jobs"]  # noqa: E731
     assert id in here.stores.use(job, used)
-    here.stores.remove(id, job)
+    here.stores.remove(job)
     assert id not in here.stores.use(job, used)
     with pytest.raises(NotFound):
         fetch(alone, here.watch, here.stores, id, "0" * 64, Path(here.folder, "x"))

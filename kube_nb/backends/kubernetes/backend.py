@@ -42,6 +42,7 @@ from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound
 from kube_nb.spec import Digest, JobId, JobSpec, Platform, new_job_id
+from kube_nb.store.url import is_url, needs_of
 
 
 class KubernetesBackend:
@@ -86,7 +87,9 @@ class KubernetesBackend:
     def platform(self, spec: JobSpec) -> Platform:
         """As the protocol says."""
         with refused(self._api.namespace):
-            return platform_of(self._api, image_of(spec, self._settings))
+            found = platform_of(self._api, image_of(spec, self._settings))
+        setting: str = self._settings.get("store")
+        return replace(found, needs=needs_of(setting)) if is_url(setting) else found
 
     def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
         """As the protocol says."""
@@ -96,8 +99,7 @@ class KubernetesBackend:
             self._stores.hand_over(plan)
         self._watch.remember(job)
         self._tidying.add(spec.id)
-        if plan.store.kind == "shared":
-            self._cleaning.after(spec.id, plan.store.claim)
+        self._cleaning.after(spec.id, plan.store)
         if plan.transport == "upload":
             self._uploads.start(plan, bundle)
         return spec.id
@@ -157,7 +159,7 @@ class KubernetesBackend:
             self._stores.let_go(id, job)
             ending.delete(self._api, self._watch, snapshot)
             if self._stores.holds(snapshot):
-                self._stores.remove(id, job)
+                self._stores.remove(job)
         shutil.rmtree(self._bundles / id, ignore_errors=True)
 
     def clean(self, *, max_age: float, dry_run: bool = False) -> builtins.list[Removed]:
@@ -245,6 +247,6 @@ class KubernetesBackend:
         plan = replace(plan, store=self._stores.choose(plan, needed=large))
         if not large:
             return plan
-        if plan.store.claim and self._stores.put_bundle(replace(plan, transport="store"), bundle):
+        if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle):
             return replace(plan, transport="store")
         return plan

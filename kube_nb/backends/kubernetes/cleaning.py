@@ -20,6 +20,7 @@ from kube_nb.backends.kubernetes import ending, names
 from kube_nb.backends.kubernetes.api import CLAIMS, Api, ApiError, Object
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.names import owner_of
+from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.quantity import number
 from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, condition, created, over, seconds_of, state
 from kube_nb.backends.kubernetes.status import status_of
@@ -29,6 +30,7 @@ from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import KubeNbError, Refused
 from kube_nb.store import bundles
 from kube_nb.store.directory import Entry, surplus
+from kube_nb.store.url import UrlStore
 
 EVERY = 86400.0
 """Seconds between two looks at a store that a client takes by itself."""
@@ -38,6 +40,8 @@ _FRESH = 3600.0
 """Seconds in which a folder without a Job may be one whose Job is yet to be made."""
 _AT_ONCE = 50
 """Names that one command takes."""
+Usage = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""`jobs` and `environments`, each by name: `bytes`, and when something `changed` last."""
 _log = logging.getLogger(__name__)
 
 
@@ -74,28 +78,31 @@ class Cleaning:
         claim = self._api.find(CLAIMS, self._stores.shared_name) if self._stores.shared_name else None
         if claim is not None and not claim["metadata"].get("deletionTimestamp"):
             removed += self._stores.pods.use(
-                claim["metadata"]["name"], self._manifest, lambda pod: self._sweep(pod, claim, max_age, dry_run)
+                claim["metadata"]["name"], self._manifest, lambda pod: self._sweep_claim(pod, claim, max_age, dry_run)
             )
+        if self._stores.url:
+            removed += self._sweep_url(self._stores.url, max_age, dry_run)
         return removed
 
-    def after(self, id: str, store: str) -> None:
-        """Clean up in the background, through the pod of a job that was just submitted, where a day has gone by.
-
-        Args:
-            store: the shared claim that the job mounts.
-        """
+    def after(self, id: str, store: Store) -> None:
+        """Clean up in the background, through the pod of a job that was just submitted, where a day has gone by."""
+        if store.kind not in ("shared", "url"):
+            return
         stamp = self._stores.memory.with_suffix(".swept")
         if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY:
             return
         threading.Thread(target=self._later, args=(id, store, stamp), name=f"clean-{id}", daemon=True).start()
 
-    def _later(self, id: str, store: str, stamp: Path) -> None:
+    def _later(self, id: str, store: Store, stamp: Path) -> None:
         try:
-            pod = self._watch.wait(id, _running)
-            claim = self._api.find(CLAIMS, store)
-            if not pod or claim is None:
-                return  # it was over before anybody could look: the next job is as good
-            self._sweep(Container(self._api, pod["metadata"]["name"]), claim, self._age, dry_run=False)
+            if store.url:
+                self._sweep_url(store.url, self._age, dry_run=False)
+            else:
+                pod = self._watch.wait(id, _running)
+                claim = self._api.find(CLAIMS, store.claim)
+                if not pod or claim is None:
+                    return  # it was over before anybody could look: the next job is as good
+                self._sweep_claim(Container(self._api, pod["metadata"]["name"]), claim, self._age, dry_run=False)
             self._train_jobs(self._age, dry_run=False)
             self._bundles(self._age, dry_run=False)
             stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,24 +112,48 @@ class Cleaning:
 
     # The store --------------------------------------------------------------------------------------------------------
 
-    def _sweep(self, pod: Container, claim: Object, max_age: float, dry_run: bool) -> list[Removed]:
-        # Asked first: a folder that is older than this look at the jobs, and has none, has none any more.
+    def _sweep_claim(self, pod: Container, claim: Object, max_age: float, dry_run: bool) -> list[Removed]:
         usage = json.loads(pod.tool("usage", owner_of(self._user)).output())
-        jobs = read(self._api)
         capacity = number(((claim.get("status") or {}).get("capacity") or {}).get("storage", ""))
         size = min(self._bytes, FULL * capacity) if capacity > 0 else self._bytes
-        known = {job.id: job for job in jobs}
-        found = entries(usage, jobs, self._without_jobs(), time.time())
+
+        def remove(places: list[str], environments: list[str]) -> set[str]:
+            _tell(pod, "remove", places)
+            return _tell(pod, "forget", environments)
+
+        return self._sweep(usage, size, max_age, None if dry_run else remove)
+
+    def _sweep_url(self, url: str, max_age: float, dry_run: bool) -> list[Removed]:
+        store = UrlStore(url)
+
+        def remove(places: list[str], _: list[str]) -> set[str]:
+            for place in places:
+                store.remove(f"jobs/{place}")
+            return set()
+
+        usage = {"jobs": store.usage(f"jobs/{owner_of(self._user)}"), "environments": {}}
+        return self._sweep(usage, self._bytes, max_age, None if dry_run else remove)
+
+    def _sweep(
+        self, usage: Usage, size: float, max_age: float, remove: Callable[[list[str], list[str]], set[str]] | None
+    ) -> list[Removed]:
+        """Decide, and remove: first the Jobs of what goes, then their folders.
+
+        Args:
+            usage: what lies there. It was asked for before the jobs are: a folder that is older than that, and has
+                none then, has none any more.
+            remove: removes folders of jobs and environments, and says what was busy.
+        """
+        jobs = {job.id: job for job in read(self._api)}
+        found = entries(usage, list(jobs.values()), self._without_jobs(), time.time())
         going = surplus(found, max_bytes=size, max_age=max_age, now=time.time())
-        if not dry_run:
-            folders, environments = [], []
-            for entry in going:
-                name = entry.path.name
-                if entry.kind == "job" and name in known:
-                    ending.delete(self._api, self._watch, known[name])
-                (folders if entry.kind == "job" else environments).append(name)
-            _tell(pod, "remove", [f"{owner_of(self._user)}/{name}" for name in folders])
-            busy = _tell(pod, "forget", environments)
+        if remove is not None:
+            places = [entry.path.name for entry in going if entry.kind == "job"]
+            for name in places:
+                if name in jobs:
+                    ending.delete(self._api, self._watch, jobs[name])
+            environments = [entry.path.name for entry in going if entry.kind == "environment"]
+            busy = remove([f"{owner_of(self._user)}/{name}" for name in places], environments)
             going = [entry for entry in going if entry.path.name not in busy]
         return [Removed(kind=entry.kind, name=entry.path.name, size=entry.size) for entry in going]
 
@@ -170,6 +201,12 @@ class Cleaning:
             Refused: live jobs need it, it is a claim that somebody else made, or something still mounts it.
             ApiError, Unreachable.
         """
+        if self._stores.url:
+            raise Refused(
+                what=f"the store {self._stores.url} is not removed",
+                why="what else lies at a URL, and whose it is, is not known here",
+                next="kube-nb clean removes your own old jobs there; the rest with the tools of whoever keeps it",
+            )
         name = self._stores.shared_name
         if name and name != names.STORE_CLAIM:
             raise Refused(
@@ -197,9 +234,7 @@ class Cleaning:
         return [Removed(kind="store", name=names.STORE_CLAIM, size=int(size))]
 
 
-def entries(
-    usage: Mapping[str, Mapping[str, Mapping[str, float]]], jobs: Sequence[Snapshot], live: set[str], now: float
-) -> Iterator[Entry]:
+def entries(usage: Usage, jobs: Sequence[Snapshot], live: set[str], now: float) -> Iterator[Entry]:
     """What lies in a store, by what its tool told of one owner and what Jobs there are, of all owners.
 
     Args:

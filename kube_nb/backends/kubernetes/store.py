@@ -1,4 +1,4 @@
-"""Where what outlives a job's pods lies: the namespace's shared claim, a claim of the job's own, or nowhere.
+"""Where what outlives a job's pods lies: the namespace's shared claim, a claim of the job's own, a URL, or nowhere.
 
 The shared claim is proven by use: a pod of ours has mounted it and written to it. The proof stands on the claim itself,
 for everybody; that there can be none is remembered in the state directory, for a while.
@@ -31,6 +31,7 @@ from kube_nb.backends.kubernetes.transfer_pod import NoPod, TransferPods
 from kube_nb.capture.runner_object import runner_object
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Refused
+from kube_nb.store.url import UrlStore, is_url, needs_of
 
 RWX, RWO = "ReadWriteMany", "ReadWriteOnce"
 PROOF = 90.0
@@ -88,16 +89,19 @@ class Stores:
             return Store(why="the setting `store` is `none`")
         if setting.startswith("claim:"):
             return self._named(setting.removeprefix("claim:"), plan)
-        if setting != "auto":
-            raise Refused(
-                what=f"the store {setting} cannot be used",
-                why="stores at a URL are not supported on a cluster yet",
-                next="leave the setting `store` at auto, or name a claim: store=claim:NAME",
-            )
+        if is_url(setting):
+            needs_of(setting)
+            return Store(kind="url", url=setting.rstrip("/"), why="the setting `store` names it")
         verdict = self._shared(plan)
         if verdict is None:
             return Store(kind="shared", claim=names.STORE_CLAIM, why="all jobs of the namespace share it", **self._how)
         return self._own(plan, verdict, needed)
+
+    @property
+    def url(self) -> str:
+        """The URL that the setting `store` names; empty: none."""
+        setting: str = self._settings.get("store")
+        return setting.rstrip("/") if is_url(setting) else ""
 
     @property
     def shared_name(self) -> str:
@@ -260,6 +264,9 @@ class Stores:
         def put(container: Container) -> None:
             put_objects(container, directory, objects, progress)
 
+        if plan.store.url:
+            UrlStore(plan.store.url).put(directory.removeprefix(f"{names.STORE_MOUNT}/"), objects, progress)
+            return True
         if plan.store.kind != "own":
             self.pods.use(plan.store.claim, lambda: indexed_job(plan), put)
             return True
@@ -284,23 +291,29 @@ class Stores:
         if claim_of(annotation(job, names.STORE)) == id:
             self.pods.close(id)
 
-    def remove(self, id: str, job: Object) -> None:
-        """Remove what the shared store holds of a job that has ended.
+    def remove(self, job: Object) -> None:
+        """Remove what a store that outlives the job holds of it.
 
         Args:
             job: as the cluster keeps it, whole; it may be gone by now.
 
         Raises:
-            NoPod, ApiError, Unreachable.
+            NoPod, ApiError, Unreachable, StorageFailed.
         """
-        if claim_of(annotation(job, names.STORE)) in ("", id):
+        mark = annotation(job, names.STORE)
+        if is_url(mark):
+            UrlStore(mark).remove(f"jobs/{place_of(job)}")
+        if claim_of(mark) in ("", job_id(job)):
             return
         with suppress(NotFound):
             self.use(job, lambda container: container.tool("remove", place_of(job)).output())
 
     def holds(self, snapshot: Snapshot) -> bool:
         """Whether the shared store may hold something of a job: its pods say so, and its bundle came that way."""
-        if claim_of(annotation(snapshot.job, names.STORE)) in ("", snapshot.id):
+        mark = annotation(snapshot.job, names.STORE)
+        if is_url(mark):
+            return True
+        if claim_of(mark) in ("", snapshot.id):
             return False
         ends = [end_of(pod) or {} for pod in snapshot.latest]
         if not ends:
