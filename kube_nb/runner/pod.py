@@ -315,11 +315,14 @@ class PodNode(Node):
         away = self._away()
         if away is None:
             return False
+        # Should the pod's grace be over before all is there, this is its last word.
+        self._write_end(record | {"stored": False, "lingers": 0.0})
         objects = os.path.join(self._pod.kept, "out", "objects")
         try:
             away.put({"out/objects": objects, "checkpoints": self._checkpoints})
         except StoreFailed as failed:
             record["detail"]["store"] = failed.words
+            self._stream.state("Running", "store", f"{failed.words['what']}: {failed.words['why']}")
             return False
         return True
 

@@ -35,15 +35,14 @@ def main() -> None:
 
 
 def opened(url: str) -> tuple[Any, str]:
-    """The file system of a URL, which remembers no listings, and the path in it.
+    """The file system of a URL, with the credentials of this moment, and the path in it.
 
     Raises:
         ImportError: fsspec, or what it needs for this protocol, is not installed.
     """
     import fsspec
 
-    system, path = fsspec.url_to_fs(url)
-    system.invalidate_cache()
+    system, path = fsspec.url_to_fs(url, skip_instance_cache=True)
     return system, path.rstrip("/")
 
 

@@ -16,6 +16,7 @@ from kube_nb.runner.objects import Digester
 Progress = Callable[[int, int], None]
 """Called with (bytes that are there, bytes in all) while they move."""
 _PIECE = 8 << 20
+_OF_ONE_MACHINE = frozenset({"file", "local", "memory"})
 
 
 def is_url(setting: str) -> bool:
@@ -35,6 +36,12 @@ def needs_of(url: str) -> tuple[str, ...]:
         Refused: they are not installed here.
     """
     protocol = url.partition("://")[0]
+    if protocol in _OF_ONE_MACHINE:
+        raise Refused(
+            what=f"the store {url} cannot be used",
+            why=f"{protocol}:// is another place on every machine",
+            next="name a URL that pods and this machine reach alike, such as s3://bucket/dir, or leave it at auto",
+        )
     try:
         from fsspec import get_filesystem_class
 

@@ -124,6 +124,8 @@ def test_the_setting_says_which(alone, fresh):
     with pytest.raises(Refused, match="no-such-claim"):
         fresh("b", store="claim:no-such-claim").stores.choose(a_plan(alone))
     assert fresh("c", store="s3://bucket/dir").stores.choose(a_plan(alone)).mark == "s3://bucket/dir"
+    with pytest.raises(Refused, match="every machine"):
+        fresh("f", store="file:///tmp/x").stores.choose(a_plan(alone))
     with pytest.raises(Refused, match="no-such-protocol"):
         fresh("e", store="no-such-protocol://bucket/dir").stores.choose(a_plan(alone))
     body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "mine"}}

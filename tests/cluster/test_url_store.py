@@ -15,7 +15,7 @@ from kube_nb.backends.kubernetes.api import JOBS, PODS, Api
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.client import Client
 from kube_nb.config import Settings
-from kube_nb.errors import BadValue, Refused
+from kube_nb.errors import BadValue, Refused, StorageFailed
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.cluster.bucket import Bucket, serving
@@ -157,6 +157,15 @@ def test_a_pod_that_is_told_to_go_leaves_its_checkpoint(client: Client, cluster:
     job.wait(200)
     assert job.phase is Phase.SUCCEEDED, job.reason
     assert "found 7" in "".join(job.logs())
+
+
+def test_what_the_kernel_may_not_store_is_told_before_there_is_a_job(client: Client, monkeypatch: pytest.MonkeyPatch):
+    before = {status.id for status in client.statuses()}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageFailed, match="s3://") as failed:
+        client.cell("print(len(data))", {"__name__": "__main__", "data": os.urandom(3_000_000)})
+    assert "pass_env" in failed.value.next
+    assert not [status for status in client.statuses() if status.id not in before and status.id in client.journal.ids()]
 
 
 def test_a_url_with_a_password_is_refused(tmp_path: Path):

@@ -133,7 +133,7 @@ class Stores:
                 raise Refused(
                     what=f"what {nodes} nodes need cannot be carried to them",
                     why=f"it is too large for a Secret, and there is no claim that many nodes mount: {verdict.why}",
-                    next="name a claim that is ReadWriteMany (store=claim:NAME), or ask who runs the cluster for one",
+                    next="name a URL (store=s3://bucket/dir) or a claim that is ReadWriteMany (store=claim:NAME)",
                 )
             return Store(why=f"there is no claim that {nodes} nodes mount: {verdict.why}")
         return Store(kind="own", claim=plan.spec.id, why=verdict.why, **self._how)
