@@ -98,8 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, function, help, flags)
         sub.add_argument("job", nargs="?", metavar="JOB", help="id, name or unique prefix; default: the last one")
     command("doctor", _doctor, "say what works here and what is missing", (ON, AS_JSON, RBAC))
-    clean = command("clean", _clean, "remove your jobs that ended long ago", (ON,))
+    clean = command("clean", _clean, "remove your jobs that ended long ago, and what is left of them", (ON, AS_JSON))
     clean.add_argument("--older-than", metavar="DURATION", help="e.g. 12h or 7d; default: the setting retention_days")
+    clean.add_argument(
+        "--store", action="store_true", help="remove the store that all jobs of the namespace share, with all in it"
+    )
     clean.add_argument("--dry-run", action="store_true", help="say which, remove none")
     config = command("config", _config, "show the settings, or save one in your file")
     config.add_argument("pair", nargs="?", metavar="KEY=VALUE")
@@ -298,13 +301,24 @@ def _doctor(args: Any) -> int:
 
 
 def _clean(args: Any) -> None:
+    from dataclasses import asdict
+
     from kube_nb.spec import seconds
 
     age = None if args.older_than is None else seconds(args.older_than)
-    removed = _client(args).clean(older_than=age, dry_run=args.dry_run)
-    for id in removed:
-        print(id)
-    print(f"{len(removed)} jobs {'would be' if args.dry_run else 'were'} removed", file=sys.stderr)
+    client = _client(args)
+    if args.store:
+        removed = client.clean_store(dry_run=args.dry_run)
+    else:
+        removed = client.clean(older_than=age, dry_run=args.dry_run)
+    if args.json:
+        print(json.dumps([asdict(one) for one in removed], indent=2))
+        return
+    for one in removed:
+        print(one.name if one.kind == "job" else f"{one.kind} {one.name}")
+    jobs = sum(one.kind == "job" for one in removed)
+    others = f" and {len(removed) - jobs} other things" if len(removed) > jobs else ""
+    print(f"{jobs} jobs{others} {'would be' if args.dry_run else 'were'} removed", file=sys.stderr)
 
 
 def _config(args: Any) -> int | None:

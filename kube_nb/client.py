@@ -23,7 +23,7 @@ from kube_nb.options import Options
 from kube_nb.spec import JobId, Phase, Task
 
 if TYPE_CHECKING:
-    from kube_nb.backends.base import Backend, Finding, JobStatus
+    from kube_nb.backends.base import Backend, Finding, JobStatus, Removed
     from kube_nb.jobs.submit import Plan, Progress
     from kube_nb.notebooks.job import NotebookJob
     from kube_nb.notebooks.send import NotebookPlan
@@ -327,14 +327,17 @@ class Client:
         job.delete()
         self.journal.remove(job.id)
 
-    def clean(self, *, older_than: float | None = None, dry_run: bool = False) -> list[JobId]:
+    def clean(self, *, older_than: float | None = None, dry_run: bool = False) -> list[Removed]:
         """Remove one's own jobs that ended more than `older_than` seconds ago (default: the retention of the settings).
 
-        Jobs whose submit was cut off, and cannot be completed from here, go too.
+        Jobs whose submit was cut off, and cannot be completed from here, go too, and what else the target keeps of
+        one's own beyond that age and the retention's size; of live jobs nothing.
 
         Returns:
-            the ids that were, or with `dry_run` would be, removed.
+            what was, or with `dry_run` would be, removed.
         """
+        from kube_nb.backends.base import Removed
+
         age = float(self._settings.get("retention_days")) * 86400 if older_than is None else older_than
         limit = time.time() - age
         from kube_nb.jobs.settle import cut_off
@@ -344,8 +347,19 @@ class Client:
         if not dry_run:
             for id in old:
                 self.delete(self._job(id))
+        gone = [Removed(kind="job", name=id) for id in old]
+        left = self.backend.clean(max_age=age, dry_run=dry_run)
+        if not dry_run:
             self._forget_what_is_gone()
-        return old
+        return gone + [one for one in left if one.kind != "job" or one.name not in old]
+
+    def clean_store(self, *, dry_run: bool = False) -> list[Removed]:
+        """Remove the store that all jobs of the target share.
+
+        Raises:
+            Refused: live jobs need it.
+        """
+        return self.backend.clean_store(dry_run=dry_run)
 
     def _forget_what_is_gone(self) -> None:
         """Lines of the journal whose job this target no longer has; a line is written before its job is made."""

@@ -101,7 +101,15 @@ def _via(value: Any) -> str:
 def _store(value: Any) -> str:
     text = _text(value)
     kind, colon, name = text.partition(":")
-    if text in ("auto", "none") or (colon and name.startswith("//") and len(name) > 2):
+    if text in ("auto", "none"):
+        return text
+    if colon and name.startswith("//") and len(name) > 2:
+        if ":" in name[2:].partition("/")[0].rpartition("@")[0]:
+            raise BadValue(
+                what="the URL of the store holds a password",
+                why="everybody in the namespace can read where a job's results lie",
+                next="leave it out, and send the credentials as variables: --env or pass_env",
+            )
         return text
     if kind == "claim" and name:
         return f"claim:{object_name(name, 'a claim')}"

@@ -313,11 +313,13 @@ class Platform:
     Attributes:
         system: "Linux", "Darwin" or "Windows". machine: as `platform.machine()` says it there.
         python: full version, e.g. "3.11.7".
+        needs: modules that the target itself needs beside the code, e.g. to reach its store.
     """
 
     system: str = "Linux"
     machine: str = "x86_64"
     python: str = "3.11.0"
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -146,6 +147,21 @@ class Row:
     yaml: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """One thing that was, or would be, removed to make room.
+
+    Attributes:
+        kind: in a word: "job", "environment", "bundle", "store".
+        name: of a job its id.
+        size: bytes that it took; 0 where nobody counted them.
+    """
+
+    kind: str
+    name: str
+    size: int = 0
+
+
 class Subscription(Protocol):
     def close(self) -> None:
         """No callback begins after this returns. Closing twice is fine."""
@@ -249,6 +265,27 @@ class Backend(Protocol):
 
     def delete(self, id: JobId) -> None:
         """Remove a job and all that is left of it; a live one is cancelled first. Waits until nothing is left."""
+        ...
+
+    def clean(self, *, max_age: float, dry_run: bool = False) -> builtins.list[Removed]:
+        """Keep what one's own jobs left here within an age in seconds and the retention's size; of live jobs nothing.
+
+        What all share and nobody uses, such as installed packages, goes by the same rule.
+
+        Returns:
+            what was, or with `dry_run` would be, removed.
+
+        Raises:
+            StorageFailed, Unreachable: something could not be removed.
+        """
+        ...
+
+    def clean_store(self, *, dry_run: bool = False) -> builtins.list[Removed]:
+        """Remove the store that all jobs of this place share, with whatever is in it.
+
+        Raises:
+            Refused: a live job needs it, or it is not ours.
+        """
         ...
 
     def capacity(self) -> Capacity:

@@ -62,8 +62,8 @@ def packages_of(
     elsewhere = choice.target is not None
     told: dict[str, Any] = {"install": choice.install, "requires_ipython": elsewhere and needs_ipython}
     modules = set[str]()
-    if elsewhere:
-        modules = {*local.external, *_unknown(imports, local), *companions} - {"cloudpickle"}
+    if choice.target is not None:
+        modules = {*local.external, *_unknown(imports, local), *companions, *choice.target.needs} - {"cloudpickle"}
     if elsewhere and needs_ipython:
         modules.add("IPython")
     if not modules and not choice.packages:

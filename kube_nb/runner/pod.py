@@ -15,7 +15,11 @@ from .stream import KUBELET_KEEPS
 
 TYPE_CHECKING = False  # without importing `typing`: see node.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from .away import Away
+    from .ranks import Gang
 
 _DISRUPTIONS = 5
 """So often a node is started again after something that was not the code's fault."""
@@ -65,7 +69,8 @@ class Place:
         self.linger = float(told.get("linger", 60))
         self.patience = float(told.get("patience", _UPLOAD_PATIENCE))
         self.store = os.path.join(base, "store") if told["store"] else None
-        self.kept = os.path.join(self.store, "jobs", self.job) if self.store else self.run
+        self.url: str = told.get("url", "")
+        self.kept = os.path.join(self.store, "jobs", told.get("owner", ""), self.job) if self.store else self.run
         """Where what the job makes lies."""
         self.node = int(os.environ.get("KUBE_NB_NODE") or 0)
         self.failures = int(os.environ.get("KUBE_NB_FAILURES") or 0)
@@ -133,9 +138,13 @@ class PodNode(Node):
         self._hall = visits.Hall(place.run, signals)
         self._lingers = 0.0
         self._useless = False
+        self._packages: list[str] | None = None
+        """Folders with what the job needed; None: they are not ready."""
 
     def run(self) -> int:
         status = super().run()
+        if self._pod.url:
+            self._put_log()
         if self._lingers:
             visits.wait_until_left(self._hall, self._lingers, _LONGEST_LINGER)
         elif self._useless:
@@ -154,18 +163,36 @@ class PodNode(Node):
         self._unpack_bundle()
         if pod.transport == "upload":
             self._wait_for_upload()
+        if pod.transport == "store" and pod.url:
+            self._fetch_bundle()
         return super()._attempt()
+
+    def _install(self) -> list[str]:
+        self._packages = super()._install()
+        return self._packages
+
+    def _start(self, gang: Gang, modules: str | None, env_path: list[str]) -> None:
+        """As a node does; checkpoints of earlier attempts come from the store at a URL, and go there from now on."""
+        away = self._away()
+        if away is not None:
+            if self._pod.attempt:
+                self._try(lambda: away.restore(self._checkpoints))
+            # Before hours are spent on results that could not be kept.
+            self._try(lambda: away.put({self._log_place: self._pod.log}))
+            away.keep(self._kept_meanwhile, os.path.join(self._pod.run, "keep.log"))
+        super()._start(gang, modules, env_path)
 
     def _say_end(self, record: dict[str, Any]) -> int:
         """As a node does, with `stored`: whether the store has log and objects; and `lingers`: seconds in which the
         container waits for somebody to fetch them."""
         pod = self._pod
         worth = self._worth_keeping()
+        stored = self._put_away(record) if pod.url else pod.store is not None
         if pod.store is not None:
             self._useless = not worth and not pod.attempt and not self._tried_again(record)
-        elif worth and record["code"] != "Stopped":  # who stops a container from outside waits for it to end
+        elif not stored and worth and record["code"] != "Stopped":  # who stops it from outside waits for it to end
             self._lingers = pod.linger
-        record |= {"stored": pod.store is not None and not self._useless, "lingers": self._lingers}
+        record |= {"stored": stored and not self._useless, "lingers": self._lingers}
         copy = self._stream.output.copy
         if copy is not None and copy.broken is not None:
             lost = copy.bytes - copy.kept
@@ -185,7 +212,7 @@ class PodNode(Node):
 
         pod = self._pod
         objects = os.path.join(pod.bundle, "objects")
-        if pod.transport == "store":
+        if pod.transport == "store" and not pod.url:
             os.makedirs(pod.bundle, mode=0o700, exist_ok=True)
             with suppress(FileExistsError):
                 os.symlink(os.path.join(pod.kept, "bundle", "objects"), objects)
@@ -231,7 +258,82 @@ class PodNode(Node):
         except FileNotFoundError:
             return False
 
+    def _fetch_bundle(self) -> None:
+        """The bundle's objects from the store at a URL; what reaches it is installed first.
+
+        Raises:
+            CannotGoOn: BundleCorrupted, EnvironmentFailed.
+        """
+        from . import verify
+
+        with open(self._arguments.key, "rb") as file:
+            self._key = file.read()
+        self._manifest = verify.read_manifest(self._pod.bundle, self._key)
+        self._install()
+        away = self._away()
+        assert away is not None
+        sizes: dict[str, int] = self._manifest["sizes"]
+        self._stream.state("Starting", "fetch", f"{_size(sum(sizes.values()))} from the store")
+        objects = {os.path.basename(name): size for name, size in sizes.items()}
+        self._try(lambda: away.fetch("bundle/objects", os.path.join(self._pod.bundle, "objects"), objects))
+
+    def _away(self) -> Away | None:
+        """The store at a URL; None: there is none, or what reaches it is not installed."""
+        if not self._pod.url or self._packages is None:
+            return None
+        from .away import Away
+
+        return Away(self._pod.url, self._packages, os.path.join(self._pod.run, "sent.json"))
+
+    @staticmethod
+    def _try(act: Callable[[], object]) -> None:
+        from .away import StoreFailed
+
+        try:
+            act()
+        except StoreFailed as failed:
+            raise ending.CannotGoOn("EnvironmentFailed", failed.words["what"], dict(failed.words)) from failed
+
+    @property
+    def _checkpoints(self) -> str:
+        return os.path.join(self._pod.kept, "checkpoints")
+
+    @property
+    def _log_place(self) -> str:
+        return f"log/{os.path.basename(self._pod.log)}"
+
+    @property
+    def _kept_meanwhile(self) -> dict[str, str]:
+        return {"checkpoints": self._checkpoints, self._log_place: self._pod.log}
+
     # After ----------------------------------------------------------------------------------------------------------
+
+    def _put_away(self, record: dict[str, Any]) -> bool:
+        """Put what the job made where it is found later; where that fails, `record` tells why."""
+        from .away import StoreFailed
+
+        away = self._away()
+        if away is None:
+            return False
+        # Should the pod's grace be over before all is there, this is its last word.
+        self._write_end(record | {"stored": False, "lingers": 0.0})
+        objects = os.path.join(self._pod.kept, "out", "objects")
+        try:
+            away.put({"out/objects": objects, "checkpoints": self._checkpoints})
+        except StoreFailed as failed:
+            record["detail"]["store"] = failed.words
+            self._stream.state("Running", "store", f"{failed.words['what']}: {failed.words['why']}")
+            return False
+        return True
+
+    def _put_log(self) -> None:
+        """All of it, now that its last word is written."""
+        from .away import StoreFailed
+
+        away = self._away()
+        if away is not None:
+            with suppress(StoreFailed):  # nobody hears of it any more; the kubelet has the log, too
+                away.put({self._log_place: self._pod.log})
 
     def _worth_keeping(self) -> bool:
         """Whether there is anything that nobody finds any more once the container is gone."""

@@ -18,6 +18,7 @@ from kube_nb.backends.kubernetes.names import JOB, MANAGED_BY, OURS, selector
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.spec import new_job_id
 from tests.cluster import webhooks
+from tests.cluster.alone import alone, fresh  # noqa: F401 - fixtures
 from tests.cluster.handmade import Seen, job, submit
 from tests.cluster.made import Made
 

@@ -155,8 +155,8 @@ def test_a_result_lies_in_the_store_when_its_container_is_gone(run, claim):
     source = (
         "import glob, os, re\n"
         "place = '/kube-nb/store/jobs'\n"
-        f"print(sorted(os.path.basename(p) for p in glob.glob(place + '/*/out/objects/*')) == [{digest!r}])\n"
-        "print([os.path.basename(p) for p in sorted(glob.glob(place + '/*/log/*')) if os.environ['KUBE_NB_JOB'] not in p])"
+        f"print(sorted(os.path.basename(p) for p in glob.glob(place + '/*/*/out/objects/*')) == [{digest!r}])\n"
+        "print([os.path.basename(p) for p in sorted(glob.glob(place + '/*/*/log/*')) if os.environ['KUBE_NB_JOB'] not in p])"
     )
     seen = run(source, claim=claim).attempt()
     assert seen.text == b"True\n['0.0', '0.0.end']\n"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import pytest
 
 from kube_nb.backends.kubernetes import api as kinds
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api, Kind
+from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.fetch import fetch
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
+from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.kubernetes.transfer import Container
@@ -25,55 +26,11 @@ from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.errors import NotFound, Refused
 from kube_nb.events import Event
 from kube_nb.spec import new_job_id
-from tests.cluster.cells import IN_POD, Place, place, read_all
+from tests.cluster.alone import gone
+from tests.cluster.cells import IN_POD, Place, read_all
 from tests.cluster.small_jobs import ended, plan, pod_when
 
 SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
-NAMESPACES = Kind("namespaces", namespaced=False)
-BINDINGS = Kind("rolebindings", "rbac.authorization.k8s.io/v1")
-
-
-@pytest.fixture(scope="module")
-def alone(cluster, admin) -> Iterator[Api]:
-    """A namespace that nobody else uses, as the tenant has it: `edit` and nothing else."""
-    name = new_job_id("t-store")
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    admin.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    own = replace(admin, namespace=name)
-    with own.watching(kinds.SERVICE_ACCOUNTS, version="0", seconds=60) as changes:
-        next(item for item in changes if item["object"]["metadata"].get("name") == "default")
-    own.create(
-        BINDINGS,
-        {
-            "apiVersion": BINDINGS.version,
-            "kind": "RoleBinding",
-            "metadata": {"name": "tenant"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user_of(cluster)}],
-        },
-    )
-    yield replace(cluster, namespace=name)
-    admin.delete(NAMESPACES, name)
-
-
-@pytest.fixture
-def fresh(alone, tmp_path) -> Iterator[Callable[..., Place]]:
-    """Makes what a backend has, with these settings, in a namespace without a claim."""
-    opened = []
-
-    def make(folder: str = "a", **settings: str) -> Place:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        found = place(alone, tmp_path / folder, **settings)
-        opened.append(found)
-        return found.__enter__()
-
-    yield make
-    for one in opened:
-        one.__exit__(None, None, None)
-    for kind in (JOBS, CLAIMS):
-        for found in alone.list(kind)[0]:
-            alone.delete(kind, found["metadata"]["name"])
-    _gone(alone, CLAIMS)
 
 
 class Counting(Api):
@@ -96,20 +53,6 @@ def a_plan(api: Api, **details):
     return plan(api, new_job_id("t-store"), user=user_of(api), **details)
 
 
-def _gone(api: Api, kind: Kind) -> None:
-    found, version = api.list(kind)
-    left = {one["metadata"]["name"] for one in found}
-    if not left:
-        return
-    with api.watching(kind, version=version, seconds=60) as changes:
-        for change in changes:
-            if change["type"] == "DELETED":
-                left.discard(change["object"]["metadata"]["name"])
-            if not left:
-                return
-    raise AssertionError(f"still there: {left}")
-
-
 # Which store ------------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +71,7 @@ def test_a_shared_claim_that_was_removed_is_made_and_proven_anew(alone, fresh):
     here.stores.choose(a_plan(alone))
     here.stores.pods.close(names.STORE_CLAIM)
     alone.delete(CLAIMS, names.STORE_CLAIM)
-    _gone(alone, CLAIMS)
+    gone(alone, CLAIMS)
     assert here.stores.choose(a_plan(alone)).kind == "shared"
     assert names.PROVEN in alone.get(CLAIMS, names.STORE_CLAIM)["metadata"]["annotations"]
 
@@ -138,8 +81,8 @@ def test_disks_of_one_node_are_for_jobs_of_one_node(alone, fresh):
     chosen = here.stores.choose(a_plan(alone))
     assert chosen.kind == "own"
     assert "ReadWriteOnce" in chosen.why
-    _gone(alone, CLAIMS)
-    _gone(alone, JOBS)
+    gone(alone, CLAIMS)
+    gone(alone, JOBS)
     two = a_plan(alone, resources={"nodes": 2})
     assert here.stores.choose(two).kind == "none"
     with pytest.raises(Refused, match="2 nodes"):
@@ -158,8 +101,8 @@ def test_without_storage_there_is_no_store(alone, fresh):
     chosen = fresh(storage_class="no-such-class").stores.choose(a_plan(alone))
     assert chosen.kind == "none"
     assert "no-such-class" in chosen.why
-    _gone(alone, CLAIMS)
-    _gone(alone, JOBS)
+    gone(alone, CLAIMS)
+    gone(alone, JOBS)
 
 
 def test_a_quota_without_claims_leaves_a_job_without_a_store(alone, fresh, admin):
@@ -180,8 +123,11 @@ def test_the_setting_says_which(alone, fresh):
     assert fresh("a", store="none").stores.choose(a_plan(alone)).kind == "none"
     with pytest.raises(Refused, match="no-such-claim"):
         fresh("b", store="claim:no-such-claim").stores.choose(a_plan(alone))
-    with pytest.raises(Refused, match="s3://bucket/dir"):
-        fresh("c", store="s3://bucket/dir").stores.choose(a_plan(alone))
+    assert fresh("c", store="s3://bucket/dir").stores.choose(a_plan(alone)).mark == "s3://bucket/dir"
+    with pytest.raises(Refused, match="every machine"):
+        fresh("f", store="file:///tmp/x").stores.choose(a_plan(alone))
+    with pytest.raises(Refused, match="no-such-protocol"):
+        fresh("e", store="no-such-protocol://bucket/dir").stores.choose(a_plan(alone))
     body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "mine"}}
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     alone.create(CLAIMS, body | {"spec": spec})
@@ -235,8 +181,8 @@ def test_a_transfer_pod_leaves_nothing(alone, fresh):
     here = fresh()
     here.stores.choose(a_plan(alone))
     here.stores.pods.close(names.STORE_CLAIM)
-    _gone(alone, JOBS)
-    _gone(alone, SECRETS)
+    gone(alone, JOBS)
+    gone(alone, SECRETS)
 
 
 # Both ways --------------------------------------------------------------------------------------------------------------
@@ -283,7 +229,7 @@ def test_a_large_value_goes_both_ways_through_a_disk_of_the_job(alone, fresh):
     assert alone.get(CLAIMS, id)["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
     here.stores.let_go(id, job)
     alone.delete(JOBS, id)
-    _gone(alone, CLAIMS)
+    gone(alone, CLAIMS)
 
 
 def test_a_large_value_goes_both_ways_without_any_storage(alone, fresh):
@@ -295,7 +241,7 @@ def test_a_large_value_goes_both_ways_without_any_storage(alone, fresh):
     assert job["status"].get("succeeded") == 1
 
 
-def test_what_was_never_fetched_from_a_pod_is_said_to_be_gone(alone, fresh):
+def test_what_was_never_fetched_from_a_pod_is_said_to_begone(alone, fresh):
     here, id = fresh(store="none"), new_job_id("t-gone")
     here.send(id, "import os; back = os.urandom(1_000_000)", outputs=["back"], store=IN_POD)
     read = read_all(here.stream(id))
@@ -311,9 +257,9 @@ def test_what_a_store_holds_of_a_job_is_removed_with_it(alone, fresh):
     here.send(id, "back = b'x' * 1_000_000", outputs=["back"])
     read_all(here.stream(id))
     job = ended(alone, id)
-    used = lambda pod: json.loads(pod.tool("usage").output())["jobs"]  # noqa: E731
+    used = lambda pod: json.loads(pod.tool("usage", owner_of(user_of(alone))).output())["jobs"]  # noqa: E731
     assert id in here.stores.use(job, used)
-    here.stores.remove(id, job)
+    here.stores.remove(job)
     assert id not in here.stores.use(job, used)
     with pytest.raises(NotFound):
         fetch(alone, here.watch, here.stores, id, "0" * 64, Path(here.folder, "x"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.base import Bundle
+from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.payload import secret_data
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.capture.runner_object import runner_object
@@ -102,6 +103,7 @@ class Pod:
         self.base = folder
         self.run = folder / "run"
         self.store = folder / "store"
+        self.kept = self.store / "jobs" / owner_of("somebody") / "t-1"
         self.end = folder / "end"
         self.run.mkdir(parents=True)
 

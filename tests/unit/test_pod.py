@@ -304,7 +304,7 @@ def test_what_is_made_is_kept_in_the_store(tmp_path):
     pod = pod_of(tmp_path, make_bundle(tmp_path, LARGE, outputs=["out"]), plan_of("t-1", claim="c"))
     ran = pod.run_to_end()
     assert (ran.end["stored"], ran.end["lingers"]) == (True, 0)
-    kept = pod.store / "jobs" / "t-1"
+    kept = pod.kept
     assert (kept / "log" / "0.0").read_bytes() == ran.stream
     assert len(list((kept / "out" / "objects").iterdir())) == 1
     assert not (pod.run / "out").exists()
@@ -313,14 +313,14 @@ def test_what_is_made_is_kept_in_the_store(tmp_path):
 def test_nothing_stays_in_the_store_of_a_job_that_made_nothing(tmp_path):
     pod = simple(tmp_path, claim="c")
     assert pod.run_to_end().end["stored"] is False
-    assert list((pod.store / "jobs").iterdir()) == []
+    assert list(pod.kept.parent.iterdir()) == []
 
 
 def test_a_checkpoint_is_kept(tmp_path):
     source = "import kube_nb as kn, os; open(os.path.join(kn.checkpoint_dir(), 'c'), 'w').write('1')"
     pod = simple(tmp_path, source, claim="c")
     assert pod.run_to_end().end["stored"] is True
-    assert (pod.store / "jobs" / "t-1" / "checkpoints" / "c").read_text() == "1"
+    assert (pod.kept / "checkpoints" / "c").read_text() == "1"
 
 
 def test_a_try_that_another_follows_leaves_all_in_its_place(tmp_path):
@@ -328,19 +328,19 @@ def test_a_try_that_another_follows_leaves_all_in_its_place(tmp_path):
     pod = pod_of(tmp_path, make_bundle(tmp_path, "1 / 0"), plan, retries=1)
     assert pod.run_to_end().end["stored"] is True
     assert pod.run_to_end(KUBE_NB_FAILURES="1").end["stored"] is True  # the log of the first try is worth it
-    assert (pod.store / "jobs" / "t-1" / "log" / "0.0").exists()
+    assert (pod.kept / "log" / "0.0").exists()
 
 
 def test_a_node_leaves_alone_what_another_one_made(tmp_path):
     pod = simple(tmp_path, claim="c")
-    other = pod.store / "jobs" / "t-1" / "log" / "1.0"
+    other = pod.kept / "log" / "1.0"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"x")
     secret = pod.base / "secret" / "..2026" / "pod.json"
     secret.write_text(json.dumps(json.loads(secret.read_text()) | {"nodes": 2}))
     assert pod.run_to_end().end["stored"] is False
     assert [path.name for path in other.parent.iterdir()] == ["1.0"]
-    assert not (pod.store / "jobs" / "t-1" / "out").exists()
+    assert not (pod.kept / "out").exists()
 
 
 # Ways of the bundle ---------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_a_node_leaves_alone_what_another_one_made(tmp_path):
 def test_a_bundle_in_the_store_is_read_where_it_lies(tmp_path):
     bundle = make_bundle(tmp_path, "print(sum(a))", {"a": bytes(200_000)})
     pod = pod_of(tmp_path, bundle, plan_of("t-1", transport="store", claim="c"))
-    place = pod.store / "jobs" / "t-1" / "bundle"
+    place = pod.kept / "bundle"
     place.mkdir(parents=True)
     (bundle.directory / "objects").rename(place / "objects")
     ran = pod.run_to_end()

@@ -142,6 +142,13 @@ def test_what_lies_in_the_store_is_told(pod):
     assert 0 < told["free"] <= told["size"]
 
 
+def test_of_one_owner_the_jobs_are_told(pod):
+    for place in ("jobs/me/a", "jobs/me/b", "jobs/somebody/c"):
+        (pod.store / place).mkdir(parents=True)
+    assert set(json.loads(pod.tool("usage", "me").stdout)["jobs"]) == {"a", "b"}
+    assert json.loads(pod.tool("usage", "nobody").stdout)["jobs"] == {}
+
+
 def test_environments_are_removed_unless_they_are_used(pod):
     environments = pod.store / "environments"
     free, used = "b" * 40, "c" * 40

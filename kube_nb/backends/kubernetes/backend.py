@@ -18,15 +18,18 @@ from kube_nb.backends.base import (
     Cursor,
     Finding,
     JobStatus,
+    Removed,
     Row,
     Subscription,
 )
 from kube_nb.backends.kubernetes import ending, examine, preflight, site, stream, submit
 from kube_nb.backends.kubernetes.api import JOBS, Api
 from kube_nb.backends.kubernetes.capacity import capacity
+from kube_nb.backends.kubernetes.cleaning import Cleaning
 from kube_nb.backends.kubernetes.connect import Place, connection, user_of
 from kube_nb.backends.kubernetes.fetch import fetch
 from kube_nb.backends.kubernetes.image import platform_of
+from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import of_jobs, owner_of
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.planning import image_of, plan_of
@@ -38,7 +41,8 @@ from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound
-from kube_nb.spec import Digest, JobId, JobSpec, Platform
+from kube_nb.spec import Digest, JobId, JobSpec, Platform, new_job_id
+from kube_nb.store.url import is_url, needs_of
 
 
 class KubernetesBackend:
@@ -83,7 +87,9 @@ class KubernetesBackend:
     def platform(self, spec: JobSpec) -> Platform:
         """As the protocol says."""
         with refused(self._api.namespace):
-            return platform_of(self._api, image_of(spec, self._settings))
+            found = platform_of(self._api, image_of(spec, self._settings))
+        setting: str = self._settings.get("store")
+        return replace(found, needs=needs_of(setting)) if is_url(setting) else found
 
     def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
         """As the protocol says."""
@@ -93,6 +99,7 @@ class KubernetesBackend:
             self._stores.hand_over(plan)
         self._watch.remember(job)
         self._tidying.add(spec.id)
+        self._cleaning.after(spec.id, plan.store)
         if plan.transport == "upload":
             self._uploads.start(plan, bundle)
         return spec.id
@@ -152,8 +159,18 @@ class KubernetesBackend:
             self._stores.let_go(id, job)
             ending.delete(self._api, self._watch, snapshot)
             if self._stores.holds(snapshot):
-                self._stores.remove(id, job)
+                self._stores.remove(job)
         shutil.rmtree(self._bundles / id, ignore_errors=True)
+
+    def clean(self, *, max_age: float, dry_run: bool = False) -> builtins.list[Removed]:
+        """As the protocol says: folders in the shared claim, installed packages, TrainJobs, bundles kept here."""
+        with refused(self._api.namespace):
+            return self._cleaning.clean(max_age=max_age, dry_run=dry_run)
+
+    def clean_store(self, *, dry_run: bool = False) -> builtins.list[Removed]:
+        """As the protocol says: the claim `kube-nb-store`."""
+        with refused(self._api.namespace):
+            return self._cleaning.clean_store(dry_run=dry_run)
 
     def capacity(self) -> Capacity:
         """As the protocol says."""
@@ -198,6 +215,20 @@ class KubernetesBackend:
         return Tidying(self._api, self._watch)
 
     @cached_property
+    def _cleaning(self) -> Cleaning:
+        settings = self._settings
+        nothing = JobSpec(id=new_job_id("clean"), name="clean")
+        return Cleaning(
+            self._api,
+            self._watch,
+            self._stores,
+            self._user,
+            state=Path(settings.get("state_dir")),
+            retention=(settings.get("retention_bytes"), settings.get("retention_days") * 86400),
+            manifest=lambda: indexed_job(self._plan(nothing)),
+        )
+
+    @cached_property
     def _uploads(self) -> Uploads:
         return Uploads(self._api, self._watch)
 
@@ -220,7 +251,7 @@ class KubernetesBackend:
         plan = replace(plan, store=self._stores.choose(plan, needed=large))
         if not large:
             return plan
-        if plan.store.claim and self._stores.put_bundle(replace(plan, transport="store"), bundle):
+        if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle):
             return replace(plan, transport="store")
         return plan
 

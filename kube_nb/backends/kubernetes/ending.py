@@ -90,7 +90,7 @@ def delete(api: Api, watch: Watch, snapshot: Snapshot) -> None:
     if gone is None:
         raise _stuck(watch.snapshot(id) or snapshot)
     for kind in (TRAIN_JOBS, RUNTIMES) if via else ():
-        _wait_until_gone(api, kind, id)
+        wait_until_gone(api, kind, id)
     claim = _own_claim(snapshot)
     if claim:
         _remove_claim(api, claim)
@@ -109,10 +109,15 @@ def _own_claim(snapshot: Snapshot) -> str:
 def _remove_claim(api: Api, name: str) -> None:
     """The pods are gone, so it goes as soon as the cluster has seen that."""
     api.delete(CLAIMS, name)
-    _wait_until_gone(api, CLAIMS, name)
+    wait_until_gone(api, CLAIMS, name)
 
 
-def _wait_until_gone(api: Api, kind: Kind, name: str) -> None:
+def wait_until_gone(api: Api, kind: Kind, name: str) -> None:
+    """Wait for the end of a removal that was asked for.
+
+    Raises:
+        KubeNbError: it is still there after a minute.
+    """
     found = api.find(kind, name)
     if found is None:
         return

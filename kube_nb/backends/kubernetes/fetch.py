@@ -8,10 +8,11 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Api, ApiError
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, over, state
-from kube_nb.backends.kubernetes.store import Stores, claim_of, job_folder
+from kube_nb.backends.kubernetes.store import Stores, claim_of, folder_of, place_of
 from kube_nb.backends.kubernetes.transfer import Container, Progress, get_objects
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import NotFound
+from kube_nb.store.url import UrlStore, is_url
 
 
 def fetch(
@@ -30,7 +31,7 @@ def fetch(
     Raises:
         NotFound: there is no such job, it wrote no such object, or what it wrote is gone.
         Corrupted: it arrived otherwise than it was written.
-        ApiError, Unreachable: the cluster refuses or does not answer.
+        ApiError, Unreachable: the cluster refuses or does not answer; StorageFailed: a store at a URL does.
     """
     snapshot = watch.snapshot(id) if watch.live else None
     snapshot = snapshot or next(iter(read(api, [id])), None)
@@ -40,8 +41,12 @@ def fetch(
         return destination
     destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     stored = bool(claim_of(annotation(snapshot.job, names.STORE)))
-    folder = f"{job_folder(id) if stored else names.RUN}/out/objects"
+    folder = f"{folder_of(snapshot.job) if stored else names.RUN}/out/objects"
     if _from_running(api, snapshot, folder, digest, destination, progress):
+        return destination
+    mark = annotation(snapshot.job, names.STORE)
+    if is_url(mark):
+        UrlStore(mark).get(f"jobs/{place_of(snapshot.job)}/out/objects/{digest}", digest, destination)
         return destination
     if not stored:
         for fresh in read(api, [id]):  # a watch may be a moment behind

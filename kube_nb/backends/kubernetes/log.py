@@ -159,9 +159,8 @@ def from_copy(container: Container, path: str, offset: int, *, follow: bool) -> 
         raise ExecFailed(what="the copy of the log cannot be read", why=why or program.message, status=program.status)
 
 
-def copy_path(id: str, node: int, attempt: int, *, stored: bool) -> str:
-    """Where the runner keeps its copy."""
-    folder = f"{names.STORE_MOUNT}/jobs/{id}" if stored else names.RUN
+def copy_path(folder: str, node: int, attempt: int) -> str:
+    """Where the runner keeps its copy, below the folder of all that the job makes."""
     return f"{folder}/log/{node}.{attempt}"
 
 

@@ -67,6 +67,8 @@ def _told(plan: JobPlan) -> Mapping[str, object]:
         "procs": resources.procs,
         "retries": plan.spec.policy.retries,
         "store": bool(plan.store.claim),
+        "url": f"{plan.store.url}/jobs/{names.owner_of(plan.user)}/{plan.spec.id}" if plan.store.url else "",
+        "owner": names.owner_of(plan.user),
         "transport": plan.transport,
         "service": f"{plan.spec.id}.{plan.namespace}.svc" if resources.nodes > 1 else "",
         "first": f"{plan.job_name}-0",

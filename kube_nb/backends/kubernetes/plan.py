@@ -30,6 +30,11 @@ class Store:
     storage_class: str | None = None
 
     @property
+    def outside(self) -> bool:
+        """Whether it can be filled before there is a pod of the job."""
+        return bool(self.claim or self.url)
+
+    @property
     def mark(self) -> str:
         """The value of the annotation `kube-nb/store`."""
         return f"claim:{self.claim}" if self.claim else self.url or "none"

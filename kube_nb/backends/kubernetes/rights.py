@@ -109,8 +109,8 @@ OPTIONAL: Mapping[str, Sequence[Right]] = {
         Right(
             "trainer.kubeflow.org",
             "trainjobs",
-            ("create", "get", "watch", "delete"),
-            "--via trainjob; watch: until all of a deleted job is gone",
+            ("create", "get", "list", "watch", "delete"),
+            "--via trainjob; list: those that ended long ago are cleaned away; watch: until all of a job is gone",
             needed=False,
         ),
         Right(

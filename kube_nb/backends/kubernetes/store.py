@@ -1,4 +1,4 @@
-"""Where what outlives a job's pods lies: the namespace's shared claim, a claim of the job's own, or nowhere.
+"""Where what outlives a job's pods lies: the namespace's shared claim, a claim of the job's own, a URL, or nowhere.
 
 The shared claim is proven by use: a pod of ours has mounted it and written to it. The proof stands on the claim itself,
 for everybody; that there can be none is remembered in the state directory, for a while.
@@ -25,12 +25,13 @@ from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.claim import claim, shared_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
-from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, end_of
+from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, end_of, job_id
 from kube_nb.backends.kubernetes.transfer import Container, Progress, put_objects
 from kube_nb.backends.kubernetes.transfer_pod import NoPod, TransferPods
 from kube_nb.capture.runner_object import runner_object
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Refused
+from kube_nb.store.url import UrlStore, is_url, needs_of
 
 RWX, RWO = "ReadWriteMany", "ReadWriteOnce"
 PROOF = 90.0
@@ -88,16 +89,25 @@ class Stores:
             return Store(why="the setting `store` is `none`")
         if setting.startswith("claim:"):
             return self._named(setting.removeprefix("claim:"), plan)
-        if setting != "auto":
-            raise Refused(
-                what=f"the store {setting} cannot be used",
-                why="stores at a URL are not supported on a cluster yet",
-                next="leave the setting `store` at auto, or name a claim: store=claim:NAME",
-            )
+        if is_url(setting):
+            needs_of(setting)
+            return Store(kind="url", url=setting.rstrip("/"), why="the setting `store` names it")
         verdict = self._shared(plan)
         if verdict is None:
             return Store(kind="shared", claim=names.STORE_CLAIM, why="all jobs of the namespace share it", **self._how)
         return self._own(plan, verdict, needed)
+
+    @property
+    def url(self) -> str:
+        """The URL that the setting `store` names; empty: none."""
+        setting: str = self._settings.get("store")
+        return setting.rstrip("/") if is_url(setting) else ""
+
+    @property
+    def shared_name(self) -> str:
+        """The claim that jobs share by the setting `store`, whether it is there or not; empty: none."""
+        setting: str = self._settings.get("store")
+        return names.STORE_CLAIM if setting == "auto" else claim_of(setting)
 
     def _named(self, name: str, plan: JobPlan) -> Store:
         found = self._api.find(CLAIMS, name)
@@ -123,7 +133,7 @@ class Stores:
                 raise Refused(
                     what=f"what {nodes} nodes need cannot be carried to them",
                     why=f"it is too large for a Secret, and there is no claim that many nodes mount: {verdict.why}",
-                    next="name a claim that is ReadWriteMany (store=claim:NAME), or ask who runs the cluster for one",
+                    next="name a URL (store=s3://bucket/dir) or a claim that is ReadWriteMany (store=claim:NAME)",
                 )
             return Store(why=f"there is no claim that {nodes} nodes mount: {verdict.why}")
         return Store(kind="own", claim=plan.spec.id, why=verdict.why, **self._how)
@@ -137,7 +147,9 @@ class Stores:
     def _shared(self, plan: JobPlan) -> _Verdict | None:
         """None: it is there, and proven."""
         found = self._api.find(CLAIMS, names.STORE_CLAIM)
-        if found is not None and not found["metadata"].get("deletionTimestamp") and self._is_proven(found):
+        if found is not None and found["metadata"].get("deletionTimestamp"):
+            return _Verdict("late", f"the claim `{names.STORE_CLAIM}` is just being removed")
+        if found is not None and self._is_proven(found):
             return None
         remembered = self._remembered()
         if remembered is not None:
@@ -209,23 +221,28 @@ class Stores:
         return verdict
 
     @property
-    def _path(self) -> Path:
+    def memory(self) -> Path:
+        """The file in which it is kept what was found out about the namespace."""
         host = f"{self._api.client.configuration.host}\0{self._api.namespace}"
         return self._state / "clusters" / f"{hashlib.sha256(host.encode()).hexdigest()[:16]}.json"
 
     def _memory(self) -> dict[str, Any]:
         try:
-            memory = json.loads(self._path.read_bytes())
+            memory = json.loads(self.memory.read_bytes())
         except (OSError, ValueError):
             return {}
         return memory if isinstance(memory, dict) else {}
 
+    def forget(self) -> None:
+        """The shared claim is gone: find out anew what there can be."""
+        self._write_memory({})
+
     def _write_memory(self, memory: dict[str, Any]) -> None:
         with suppress(OSError):  # what is not remembered is found out again
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self._path.with_suffix(f".{os.getpid()}")
+            self.memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = self.memory.with_suffix(f".{os.getpid()}")
             draft.write_text(json.dumps(memory))
-            draft.replace(self._path)
+            draft.replace(self.memory)
 
     # Bundles --------------------------------------------------------------------------------------------------------
 
@@ -242,11 +259,14 @@ class Stores:
             Corrupted, ApiError, Unreachable: as `put_objects`.
         """
         objects = {path.name: path for path in (bundle.directory / "objects").iterdir()}
-        directory = f"{job_folder(plan.spec.id)}/bundle/objects"
+        directory = f"{job_folder(names.owner_of(plan.user), plan.spec.id)}/bundle/objects"
 
         def put(container: Container) -> None:
             put_objects(container, directory, objects, progress)
 
+        if plan.store.url:
+            UrlStore(plan.store.url).put(directory.removeprefix(f"{names.STORE_MOUNT}/"), objects, progress)
+            return True
         if plan.store.kind != "own":
             self.pods.use(plan.store.claim, lambda: indexed_job(plan), put)
             return True
@@ -271,23 +291,29 @@ class Stores:
         if claim_of(annotation(job, names.STORE)) == id:
             self.pods.close(id)
 
-    def remove(self, id: str, job: Object) -> None:
-        """Remove what the shared store holds of a job that has ended.
+    def remove(self, job: Object) -> None:
+        """Remove what a store that outlives the job holds of it.
 
         Args:
             job: as the cluster keeps it, whole; it may be gone by now.
 
         Raises:
-            NoPod, ApiError, Unreachable.
+            NoPod, ApiError, Unreachable, StorageFailed.
         """
-        if claim_of(annotation(job, names.STORE)) in ("", id):
+        mark = annotation(job, names.STORE)
+        if is_url(mark):
+            UrlStore(mark).remove(f"jobs/{place_of(job)}")
+        if claim_of(mark) in ("", job_id(job)):
             return
         with suppress(NotFound):
-            self.use(job, lambda container: container.tool("remove", id).output())
+            self.use(job, lambda container: container.tool("remove", place_of(job)).output())
 
     def holds(self, snapshot: Snapshot) -> bool:
         """Whether the shared store may hold something of a job: its pods say so, and its bundle came that way."""
-        if claim_of(annotation(snapshot.job, names.STORE)) in ("", snapshot.id):
+        mark = annotation(snapshot.job, names.STORE)
+        if is_url(mark):
+            return True
+        if claim_of(mark) in ("", snapshot.id):
             return False
         ends = [end_of(pod) or {} for pod in snapshot.latest]
         if not ends:
@@ -338,9 +364,19 @@ class Stores:
                 raise
 
 
-def job_folder(id: str) -> str:
-    """Where in the store's mount all of a job lies."""
-    return f"{names.STORE_MOUNT}/jobs/{id}"
+def job_folder(owner: str, id: str) -> str:
+    """Where in the store's mount all of a job lies: below its owner's folder, which is the owner's to tidy up."""
+    return f"{names.STORE_MOUNT}/jobs/{owner}/{id}"
+
+
+def folder_of(job: Object) -> str:
+    """The same, of a Job as the cluster keeps it."""
+    return f"{names.STORE_MOUNT}/jobs/{place_of(job)}"
+
+
+def place_of(job: Object) -> str:
+    """Below the folder of all jobs."""
+    return f"{(job['metadata'].get('labels') or {}).get(names.OWNER, '')}/{job_id(job)}"
 
 
 def claim_of(mark: str) -> str:

@@ -27,10 +27,11 @@ from kube_nb.backends.kubernetes.snapshot import (
     state,
 )
 from kube_nb.backends.kubernetes.status import is_last
-from kube_nb.backends.kubernetes.store import Stores, claim_of
+from kube_nb.backends.kubernetes.store import Stores, claim_of, folder_of, place_of
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.watch import Watch, read
-from kube_nb.errors import NotFound, Unreachable
+from kube_nb.errors import NotFound, StorageFailed, Unreachable
+from kube_nb.store.url import UrlStore, is_url
 
 _PATIENCE = 300.0
 """Seconds for which a cluster that does not answer is asked again."""
@@ -141,7 +142,8 @@ class _Jobs:
 
     @staticmethod
     def _has_copy(snapshot: Snapshot) -> bool:
-        return bool(claim_of(annotation(snapshot.job, names.STORE)))
+        mark = annotation(snapshot.job, names.STORE)
+        return bool(claim_of(mark)) or is_url(mark)
 
 
 class _Away(Exception):
@@ -167,8 +169,9 @@ class _Attempt:
         self._all = False
         """What was read is all there is."""
         stored = bool(claim_of(annotation(found.snapshot.job, names.STORE)))
-        self._path = log.copy_path(jobs.id, jobs.node, number, stored=stored)
-        self._stored = stored
+        folder = folder_of(found.snapshot.job) if stored else names.RUN
+        self._path = log.copy_path(folder, jobs.node, number)
+        self._stored = stored or is_url(annotation(found.snapshot.job, names.STORE))
         self.last = False
         """No other attempt follows this one; known by its own last word."""
 
@@ -273,11 +276,10 @@ class _Attempt:
         why = "there is none"
         if self._stored and (self._found.pod is None or (end_of(self._found.pod) or {}).get("stored", True)):
             try:
-                container = self._stores.open(self._found.snapshot.job)
-                yield from self._take(log.from_copy(container, self._path, self._heard.at, follow=False))
+                yield from self._take(self._from_store())
                 self._all = True
                 return
-            except NotFound as error:
+            except (NotFound, StorageFailed) as error:
                 why = error.why or error.what  # nothing was worth keeping, or somebody removed it
             except ApiError as error:
                 if error.status != _FORBIDDEN:
@@ -290,6 +292,14 @@ class _Attempt:
                 yield self._loss(None, f"the node does not show its log: {error}")
         elif self._found.snapshot.pods:
             yield self._loss(None, "its pod was removed, and there is no copy")
+
+    def _from_store(self) -> Iterator[tuple[int, bytes]]:
+        job = self._found.snapshot.job
+        mark = annotation(job, names.STORE)
+        if is_url(mark):
+            path = log.copy_path(f"jobs/{place_of(job)}", self._jobs.node, self._number)
+            return UrlStore(mark).read(path, self._heard.at)
+        return log.from_copy(self._stores.open(job), self._path, self._heard.at, follow=False)
 
     def _without_copy(self, follow: bool, why: str) -> Iterator[Chunk]:
         try:

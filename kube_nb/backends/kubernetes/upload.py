@@ -17,6 +17,7 @@ from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
 from kube_nb.backends.kubernetes.transfer import Container, Progress, put_objects
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.errors import KubeNbError, Unreachable
+from kube_nb.store.bundles import sending
 
 _PAUSE = 1.0
 """Seconds until a pod is tried again that could not be spoken to."""
@@ -39,8 +40,7 @@ class Uploads:
             if id in self._running:
                 return
             sent = self._running[id] = threading.Event()
-        objects = {path.name: path for path in (bundle.directory / "objects").iterdir()}
-        upload = _Upload(self._api, self._watch, id, plan.spec.resources.nodes, objects, progress, sent)
+        upload = _Upload(self._api, self._watch, id, plan.spec.resources.nodes, bundle.directory, progress, sent)
         threading.Thread(target=self._run, args=(upload,), name=f"kube-nb-upload-{id}", daemon=True).start()
 
     def wait(self, id: str, timeout: float | None = None) -> bool:
@@ -68,7 +68,7 @@ class _Upload:
         watch: Watch,
         id: str,
         nodes: int,
-        objects: dict[str, Path],
+        bundle: Path,
         progress: Progress | None,
         sent: threading.Event,
     ) -> None:
@@ -76,12 +76,17 @@ class _Upload:
         self._watch = watch
         self.id = id
         self._nodes = nodes
-        self._objects = objects
+        self._bundle = bundle
+        self._objects = {path.name: path for path in (bundle / "objects").iterdir()}
         self._progress = progress
         self.sent = sent
         self._served: set[str] = set()
 
     def run(self) -> None:
+        with sending(self._bundle):
+            self._serve()
+
+    def _serve(self) -> None:
         while (pod := self._watch.wait(self.id, self._next)) is not None and pod:
             name = pod["metadata"]["name"]
             try:

@@ -24,6 +24,7 @@ from kube_nb.backends.base import (
     Cursor,
     Finding,
     JobStatus,
+    Removed,
     Row,
     Subscription,
 )
@@ -44,7 +45,7 @@ from kube_nb.backends.local.watch import Watch, supervisor_end
 from kube_nb.config import Settings
 from kube_nb.errors import BadValue, KubeNbError, NotFound, Refused, StorageFailed
 from kube_nb.spec import DEFAULT_GPU, Digest, JobId, JobSpec
-from kube_nb.store.directory import Entry, remove
+from kube_nb.store.directory import remove
 
 _PATIENCE = 30.0
 """Seconds beyond a job's grace after which `delete` gives up on a supervisor that does not end."""
@@ -202,15 +203,8 @@ class LocalBackend:
 
     def clean(
         self, *, max_bytes: float | None = None, max_age: float | None = None, dry_run: bool = False
-    ) -> builtins.list[Entry]:
-        """Remove finished jobs, unused runners and environments beyond an age in seconds and a size; never a live job.
-
-        Returns:
-            what was, or with `dry_run` would be, removed.
-
-        Raises:
-            StorageFailed: something could not be removed.
-        """
+    ) -> builtins.list[Removed]:
+        """As the protocol says: finished jobs, unused runners, environments and bundles."""
         most, longest = self._retention
         try:
             gone = clean(
@@ -226,7 +220,15 @@ class LocalBackend:
         for entry in gone:
             if entry.kind == "job" and not dry_run:
                 self._say(entry.path.name)
-        return gone
+        return [Removed(kind=entry.kind, name=entry.path.name, size=entry.size) for entry in gone]
+
+    def clean_store(self, *, dry_run: bool = False) -> builtins.list[Removed]:
+        """As the protocol says: there is none."""
+        raise Refused(
+            what="there is no shared store on this machine",
+            why="jobs here keep all in the state directory, each in its own folder",
+            next="kube-nb clean removes what is old; kube-nb clean --store --on TARGET is for a cluster",
+        )
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""What of the state directory goes, and when: finished jobs, unused runners and environments, half-made submits."""
+"""What of the state directory goes, and when: finished jobs, unused runners and environments,
+bundles that were sent elsewhere, half-made submits."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from kube_nb.backends.local import lock
 from kube_nb.backends.local.directory import JobDirectory, job_ids
+from kube_nb.store import bundles
 from kube_nb.store.directory import LEAVING, Entry, remove, size_of, surplus
 
 MAKING = ".making-"
@@ -73,6 +75,7 @@ def _entries(state: Path, now: float) -> Iterator[Entry]:
         # Each job that uses one marks it so when it starts.
         busy = used >= oldest_live or now - used < _ORPHANED
         yield Entry(path=path, kind="environment", used=used, size=size_of(path), busy=busy)
+    yield from bundles.kept(state, now)
 
 
 def _orphans(state: Path, now: float) -> Iterator[Entry]:
@@ -81,9 +84,6 @@ def _orphans(state: Path, now: float) -> Iterator[Entry]:
         for path, used in _children(directory, hidden=True):
             if path.name.startswith((MAKING, LEAVING)) and now - used > _ORPHANED:
                 yield Entry(path=path, kind="half-made job", used=used, size=size_of(path))
-    for path, used in _children(state / "bundles"):
-        if now - max(used, _changed(path / "objects")) > _ORPHANED:
-            yield Entry(path=path, kind="half-made bundle", used=used, size=size_of(path))
 
 
 def _children(directory: Path, *, hidden: bool = False) -> Iterator[tuple[Path, float]]:
