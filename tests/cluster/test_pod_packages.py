@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.names import JOB
+from kube_nb.backends.kubernetes.network import POLICIES
+from tests.cluster.conftest import ours
+from tests.cluster.made import Made
 from tests.cluster.pods import HandMade, make_claim
 from tests.unit.pod_files import Attempt, make_bundle
 
@@ -33,15 +37,27 @@ def needs(*pins: str, **more: Any) -> dict[str, Any]:
     return {"pins": list(pins), "index": {"ca": Path(path).read_text()} if path else {}, **more}
 
 
+def nowhere(job: str) -> dict[str, Any]:
+    """A NetworkPolicy by which the pods of a job reach nobody."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": job, "labels": ours(job)},
+        "spec": {"podSelector": {"matchLabels": {JOB: job}}, "policyTypes": ["Egress"], "egress": []},
+    }
+
+
 @pytest.fixture
 def claim(cluster: Api, unique: Callable[[str], str]) -> str:
     return make_claim(cluster, unique("claim"))
 
 
 @pytest.fixture
-def run(cluster: Api, unique: Callable[[str], str], tmp_path: Path) -> Callable[..., HandMade]:
-    def start(source: str, packages: dict[str, Any], **plan: Any) -> HandMade:
+def run(cluster: Api, unique: Callable[[str], str], made: Made, tmp_path: Path) -> Callable[..., HandMade]:
+    def start(source: str, packages: dict[str, Any], *, cut_off: bool = False, **plan: Any) -> HandMade:
         job = unique("pkg")
+        if cut_off:  # before there is a pod: a policy is judged when a connection begins
+            made(POLICIES, nowhere(job))
         bundle = make_bundle(tmp_path / job, source, job=job, packages=packages, outputs=[])
         return HandMade(cluster, job, bundle, **plan)
 
@@ -95,3 +111,21 @@ def test_nothing_is_installed_where_that_is_forbidden(run):
     ran = run(SOURCE, needs("iniconfig==2.0.0", install="never")).attempt()
     assert (ran.status, ran.end["code"]) == (84, "EnvironmentFailed")
     assert ran.end["detail"]["code"] == "InstallForbidden"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_index_that_cannot_be_reached_is_told_from_a_package_that_is_not_there(run, image):
+    cut_off = run(SOURCE, needs("iniconfig==2.0.0"), image=image, cut_off=True).attempt(seconds=240)
+    if cut_off.end["code"] == "Succeeded":
+        pytest.skip("cluster: it does not enforce NetworkPolicies")
+    assert (cut_off.end["code"], cut_off.end["detail"]["code"]) == ("EnvironmentFailed", "IndexUnreachable")
+    absent = run(SOURCE, needs("iniconfig==0.0.999"), image=image).attempt(seconds=120)
+    assert (absent.end["code"], absent.end["detail"]["code"]) == ("EnvironmentFailed", "PackageNotFound")
+    assert "iniconfig" in absent.end["detail"]["what"]
+
+
+def test_without_any_network_what_the_image_has_is_enough(run):
+    source = "import pip; print('pip is there')"
+    ran = run(source, needs("pip", install="never"), cut_off=True).attempt()
+    assert (ran.end["code"], ran.text) == ("Succeeded", b"pip is there\n")
