@@ -86,7 +86,7 @@ def repack(bundle: Path, spec: JobSpec, *, state: Path, key: bytes, index: Seque
         raise StorageFailed(what="the job was not started", why=f"{directory}: {error.strerror}") from error
     again = _sign(manifest | {"job": spec.id, "created": time.time()}, directory, key, runner_object(state))
     packages = manifest["packages"]
-    secret = credentials(index, elsewhere="inferred" in packages) if packages["pins"] else {}
+    secret = credentials(index, elsewhere="inferred" in packages) if packages["pins"] or packages.get("wished") else {}
     return replace(again, env=secret)
 
 

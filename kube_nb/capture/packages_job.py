@@ -63,10 +63,11 @@ def packages_of(
     told: dict[str, Any] = {"install": choice.install, "requires_ipython": elsewhere and needs_ipython}
     modules = set[str]()
     if choice.target is not None:
-        modules = {*local.external, *_unknown(imports, local), *companions, *choice.target.needs} - {"cloudpickle"}
+        modules = {*local.external, *_unknown(imports, local), *choice.target.needs} - {"cloudpickle"}
     if elsewhere and needs_ipython:
         modules.add("IPython")
-    if not modules and not choice.packages:
+    wishes = {*companions} - modules if elsewhere and choice.install != "never" else set[str]()
+    if not modules and not wishes and not choice.packages:
         return Packages(manifest=told | {"pins": [], "constraints": [], "index": {}})
     from kube_nb.capture.packages import Kernel, pins
     from kube_nb.capture.packages_fetch import fetching
@@ -79,7 +80,11 @@ def packages_of(
         serves = serving(index, tags_of(choice.target), fetching(index))
     found = pins(modules, kernel=Kernel(), target=choice.target, packages=choice.packages, serves=serves)
     told |= {"pins": list(found.pins), "constraints": list(found.constraints), "index": {}}
-    if not found.pins:
+    if wishes:
+        more = pins(modules | wishes, kernel=Kernel(), target=choice.target, packages=choice.packages, serves=serves)
+        told["wished"] = [pin for pin in more.pins if pin not in found.pins]
+        told["constraints"] = list(more.constraints)
+    if not found.pins and not told.get("wished"):
         return Packages(manifest=told, lines=found.lines)
     if elsewhere:
         index, lines = _travelling(index)

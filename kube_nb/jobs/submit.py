@@ -164,7 +164,8 @@ class Plan:
             rows.append(("files", ", ".join(self.cargo.files)))
         asked = {k: v for k, v in asdict(resources).items() if v is not None}
         rows.append(("asks", ", ".join(f"{k} {_asked(k, v)}" for k, v in asked.items())))
-        installed = self.cargo.packages.manifest["pins"]
+        packages = self.cargo.packages.manifest
+        installed = [*packages["pins"], *packages.get("wished", ())]
         if installed:
             rows.append(("packages", ", ".join(installed)))
         if environment.env_names:

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ __all__ = ["EnvironmentFailed", "forget", "prepare"]
 CACHE = "cache"
 """Beside the environments: what installers have fetched, where it is not the person's own cache."""
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_MAY_BE_THE_WISHES = frozenset({"BuildFailed", "Conflict", "PackageNotFound"})
+"""Why an installation may fail that goes well without what is only wished for."""
 _held: list[int] = []
 """Locks of the environments that this process uses."""
 
@@ -43,7 +45,7 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
 
     Args:
         packages: of the manifest: "pins", "inferred" (those of them that nobody asked for by name), "constraints",
-            "install", "index", "requires_ipython".
+            "install", "index", "requires_ipython", "wished" (what the job shows less without).
         store: where installed packages are kept for later jobs.
         say: gets what is going on, one line at a time.
 
@@ -55,14 +57,41 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
     wanted = [str(pin) for pin in packages.get("pins", ())]
     if packages.get("requires_ipython") and not any(name_of(pin) == "ipython" for pin in wanted):
         wanted.append("ipython")
-    if not wanted:
+    never = packages.get("install") == "never"
+    wished = [] if never else [str(pin) for pin in packages.get("wished", ())]
+    if not wanted and not wished:
         return []
-    found = _look(wanted)
+    found = _look([*wanted, *wished])
+    if never:
+        _make_do(found.missing, frozenset(packages.get("inferred", ())), say)
+        return []
+    alone = all(pin in wished for pin in found.missing)  # then the job rather goes without than waits for an index
+
+    def installer(found: Interpreter) -> Installer:
+        one = Installer(found, packages.get("index") or {}, secrets, say)
+        one.proxies, one.hurried = proxies, alone
+        return one
+
+    try:
+        return _added(packages, [*wanted, *wished], found, store, say, installer)
+    except EnvironmentFailed as error:
+        if not wished or not (alone or error.code in _MAY_BE_THE_WISHES):
+            raise
+        say(f"values are shown plainly, without {', '.join(map(name_of, wished))}: {error.what}")
+    return _added(packages, wanted, _look(wanted), store, say, installer)
+
+
+def _added(
+    packages: Mapping[str, Any],
+    wanted: list[str],
+    found: Interpreter,
+    store: Path,
+    say: Say,
+    installer: Callable[[Interpreter], Installer],
+) -> list[str]:
+    """The directory in the store with what is wanted and was not found; it is installed where it is not there yet."""
     missing = found.missing
     if not missing:
-        return []
-    if packages.get("install") == "never":
-        _make_do(missing, frozenset(packages.get("inferred", ())), say)
         return []
     constraints = [str(one) for one in packages.get("constraints", ())]
     met = [pin for pin in wanted if pin not in missing]
@@ -77,9 +106,7 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
             with _locked(store / f"{key}.lock", say):
                 if not _complete(home):
                     _hold(store, CACHE)
-                    installer = Installer(found, index, secrets, say)
-                    installer.proxies = proxies
-                    _install(installer, home, list(missing), constraints, met)
+                    _install(installer(found), home, list(missing), constraints, met)
         os.utime(home)
     except OSError as error:
         raise _no_room(store, error) from error

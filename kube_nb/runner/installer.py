@@ -42,6 +42,8 @@ class Installer:
         self._say = say
         self._secrets = secrets
         self.proxies: Mapping[str, str] = {}
+        self.hurried = False
+        """An index that does not answer at once is not waited for."""
         self._index = index
         uv = shutil.which("uv")
         if uv or "uv" in interpreter.modules:
@@ -143,6 +145,8 @@ class Installer:
         env = {key: value for key, value in os.environ.items() if key not in ("PIP_TARGET", "PIP_PREFIX", "UV_TARGET")}
         env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
         env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_NO_PROGRESS": "1", "PYTHONUNBUFFERED": "1"}
+        if self.hurried:
+            env |= {"PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "5", "UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
         env.setdefault("PIP_RETRIES", _RETRIES)
         for name, value in self.proxies.items():
             if name not in env and name.lower() not in env:  # what the cluster says of its own way out comes first

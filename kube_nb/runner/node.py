@@ -202,7 +202,7 @@ class Node:
     def _install(self) -> list[str]:
         """What must be on sys.path besides what the interpreter has."""
         packages = self._manifest["packages"]
-        if not packages["pins"] and not packages["requires_ipython"]:
+        if not (packages["pins"] or packages["requires_ipython"] or packages.get("wished")):
             return []
         from pathlib import Path
 

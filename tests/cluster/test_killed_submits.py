@@ -74,6 +74,7 @@ def jobs_of(api: Api, prefix: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_a_hundred_submits_that_are_killed(cluster, client, tmp_path):
     prefix = f"killed-{os.urandom(3).hex()}-"

@@ -79,6 +79,7 @@ def test_nobody_streams_a_job_that_is_not_there(here):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("store", [SHARED, IN_POD], ids=["store", "no-store"])
 def test_a_connection_that_is_cut_50_times_loses_no_line_and_brings_none_twice(cluster, unique, tmp_path, store):
     id = unique("cut")
@@ -125,6 +126,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(cluster, unique, tmp_pa
     assert read.text == printed(200)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("store", [SHARED, IN_POD], ids=["store", "no-store"])
 def test_a_million_lines_at_full_speed_arrive_across_rotations(here, unique, store):
     id = unique("million")

@@ -31,7 +31,7 @@ from tests.cluster.audit import Audit, audited
 from tests.cluster.small_jobs import plan
 from tests.cluster.test_watch import counting, first_pages
 
-pytestmark = pytest.mark.xdist_group("pretended")
+pytestmark = pytest.mark.alone
 
 COUNT = int(os.environ.get("KUBE_NB_TEST_JOBS", "1000"))
 FOLLOWERS = 20

@@ -517,3 +517,37 @@ def test_the_index_is_reached_as_it_is_reached_from_the_kernel(
     assert any(path.startswith("http://index.example/simple/tinytwo") for path in proxy.asked)
     assert PROXIES not in os.environ
     assert "HTTP_PROXY" not in os.environ
+
+
+# What is only wished for ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_wished_for_is_installed_with_the_rest(tmp_path: Path, wheels: Path, installer: str) -> None:
+    path = prepare(packages(wheels, "tinytwo==2.0", wished=["tinyone==1.0"]), tmp_path / "store", no_word)
+    assert modules_in(path) == {"tinyone.py", "tinytwo.py"}
+
+
+def test_without_what_is_only_wished_for_the_job_has_the_rest(tmp_path: Path, wheels: Path, installer: str) -> None:
+    said: list[str] = []
+    path = prepare(packages(wheels, "tinytwo==2.0", wished=["nosuch==1.0"]), tmp_path / "store", said.append)
+    assert modules_in(path) == {"tinytwo.py"}
+    assert any("without nosuch" in line for line in said)
+
+
+def test_where_nothing_can_be_installed_a_job_goes_without_what_it_only_wishes_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    look = environment._look
+    monkeypatch.setattr(environment, "_look", lambda wanted: replace(look(wanted), modules=[]))
+    said: list[str] = []
+    assert prepare(packages(None, wished=["nosuch==1.0"]), tmp_path / "store", said.append) == []
+    assert "without nosuch" in said[-1]
+    with pytest.raises(EnvironmentFailed) as caught:
+        prepare(packages(None, "other==1.0", wished=["nosuch==1.0"]), tmp_path / "store", no_word)
+    assert caught.value.code == "NoInstaller"
+
+
+def test_a_wish_is_none_where_nothing_may_be_installed(tmp_path: Path) -> None:
+    told = packages(None, wished=["nosuch==1.0"], install="never")
+    assert prepare(told, tmp_path / "store", no_word) == []

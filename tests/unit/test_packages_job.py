@@ -106,18 +106,30 @@ def test_functions_that_use_magics_bring_ipython_too(cargo):
     assert pins(cargo("x = g()", g=namespace["g"])) == []
 
 
-def test_what_shows_a_value_brings_what_a_notebook_shows_it_with(cargo):
-    assert pins(cargo("import yaml\nyaml.dump(1)")) == ["ipython", "pyyaml"]
-    assert pins(cargo("import yaml\nx = yaml.dump(1)\nprint(x)")) == ["pyyaml"]
-    assert "ipython" in pins(cargo("for n in range(3):\n    display(n)"))
+def wished(cargo: Cargo) -> list[str]:
+    return [pin.partition("==")[0].lower() for pin in cargo.packages.manifest.get("wished", [])]
 
 
-def test_pictures_bring_what_draws_them(cargo):
-    assert {"pandas", "matplotlib", "ipython"} <= set(pins(cargo("import pandas as pd\nax = pd.Series([1]).plot()")))
-    assert "matplotlib" not in pins(cargo("import pandas as pd\nx = pd.Series([1])"))
-    assert {"plotly", "nbformat", "ipython"} <= set(
-        pins(cargo("import plotly.graph_objects as go\ngo.Figure().show()"))
-    )
+def test_what_shows_a_value_wishes_for_what_a_notebook_shows_it_with(cargo):
+    shows = cargo("import yaml\nyaml.dump(1)")
+    assert (pins(shows), wished(shows)) == (["pyyaml"], ["ipython"])
+    assert wished(cargo("import yaml\nx = yaml.dump(1)\nprint(x)")) == []
+    assert wished(cargo("for n in range(3):\n    display(n)")) == ["ipython"]
+
+
+def test_pictures_wish_for_what_draws_them(cargo):
+    assert {"matplotlib", "ipython"} <= set(wished(cargo("import pandas as pd\nax = pd.Series([1]).plot()")))
+    assert wished(cargo("import pandas as pd\nx = pd.Series([1])")) == []
+    assert {"nbformat", "ipython"} <= set(wished(cargo("import plotly.graph_objects as go\ngo.Figure().show()")))
+
+
+def test_what_is_asked_for_anyway_is_no_mere_wish(cargo):
+    made = cargo("%time 1\n2")
+    assert (pins(made), wished(made)) == (["ipython"], [])
+
+
+def test_where_nothing_is_installed_nothing_is_wished_for(cargo):
+    assert wished(cargo("display(1)", install="never")) == []
 
 
 def test_what_is_not_installed_here_is_named(cargo):
