@@ -88,7 +88,7 @@ import time
 for i in range(100_000):
     print('line', i)
     if i % 250 == 249:
-        time.sleep(0.1)
+        time.sleep(0.2)
 """
     with wired(cluster) as (api, wire), place(api, tmp_path) as there:
         there.send(id, source, store=store)
