@@ -8,6 +8,8 @@ it with `kubectl logs` reads what the job printed:
 - A physical line of user text that starts with U+001E has that character doubled.
 - An event that must come in the middle of a line breaks it: U+001E and a newline that are not the user's, then an
   event that says `cont`. Because the mark stands before the newline, a reader can show every finished line at once.
+- Between a return and the newline behind it stands a mark that is not the user's: a container runtime may take the
+  return out of a line that ends with both. (`\\r`, n marks, `\\n`: one mark more.)
 - Text belongs to the rank named by the last `rank` event, at first to the first rank of the node.
 
 Kinds: state, metric, progress, display, clear, cell, output, result, error, rank, account, end.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +70,16 @@ class Account:
         return {"bytes": self.bytes, "lines": self.lines, "sha256": self._sha256.hexdigest()}
 
 
+_RETURN = re.compile(rb"(\r\x1e*)\n")
+_REST_OF_LINE = re.compile(rb"\x1e*\n")
+
+
+def _ends_with_return(data: bytes, before: bool) -> bool:
+    """Whether a text ends with a return, marks behind it apart; `before`: the same of what came before it."""
+    rest = data.rstrip(MARK)
+    return rest.endswith(b"\r") if rest else before
+
+
 class Encoder:
     """Makes the bytes of one stream. The caller serialises calls and writes what each returns, in order.
 
@@ -81,6 +94,7 @@ class Encoder:
         self.attempt = attempt
         self._seq = 0
         self._line_start = True
+        self._after_return = False
 
     def text(self, rank: int, data: bytes) -> bytes:
         """The bytes that carry `data`, written by `rank`."""
@@ -94,7 +108,12 @@ class Encoder:
             encoded = data.replace(b"\n\x1e", b"\n\x1e\x1e")
             if self._line_start and data.startswith(MARK):
                 encoded = MARK + encoded
+        if self._after_return and _REST_OF_LINE.match(data):
+            encoded = encoded.replace(b"\n", b"\x1e\n", 1)
+        if b"\r" in data:
+            encoded = _RETURN.sub(b"\\1\x1e\n", encoded)
         self._line_start = data.endswith(b"\n")
+        self._after_return = _ends_with_return(data, self._after_return)
         return switch + encoded
 
     def event(self, kind: str, rank: int, /, **data: Any) -> bytes:
@@ -118,6 +137,7 @@ class Encoder:
             broken = b"\x1e\n"
         self._seq += 1
         self._line_start = True
+        self._after_return = False
         return broken + MARK + json.dumps(record | data, separators=(",", ":")).encode() + b"\n"
 
 
@@ -138,6 +158,8 @@ class Decoder:
         self._rank = rank
         self._held = b""
         self._line_start = True
+        self._after_return = False
+        """Whether what was fed before the bytes at hand ends with a return, marks behind it apart."""
 
     def feed(self, chunk: bytes) -> Iterator[Text | Event]:
         """What is known after these bytes; a torn event or break mark is held back until the rest is fed."""
@@ -147,14 +169,19 @@ class Decoder:
             return
         if MARK not in data:
             self._line_start = data.endswith(b"\n")
+            self._after_return = data.endswith(b"\r")
             yield Text(self._rank, data)
             return
         yield from self._scan(data)
+        taken = data[: len(data) - len(self._held)]
+        self._after_return = _ends_with_return(taken, self._after_return)
 
     def close(self) -> Iterator[Text | Event]:
         """What was held back when the stream ended; an event torn by a killed runner is dropped."""
         held, self._held = self._held, b""
         torn_event = self._line_start and held.startswith(MARK)
+        if self._after_return and not self._line_start and held.startswith(b"\x1e\n"):
+            held = held[1:]
         if held and not torn_event:
             yield Text(self._rank, held)
 
@@ -190,6 +217,10 @@ class Decoder:
                 self._line_start = at_start
                 return
             event, cont = (None, False) if newline < 0 else _parse(data[event_at + 1 : newline])
+            if not at_start and not cont and self._returns(data, mark):
+                if mark > start:
+                    yield Text(self._rank, data[start:mark])
+                start = mark + 1  # the mark only kept the return and the newline apart
             if event is None:  # a line of text after all
                 position = mark + 1 if at_start else mark + 2
                 self._line_start = not at_start
@@ -205,6 +236,11 @@ class Decoder:
             self._line_start = True
             if start == len(data):
                 return
+
+    def _returns(self, data: bytes, mark: int) -> bool:
+        """Whether the line ends with a return before this mark."""
+        line = data.rfind(b"\n", 0, mark) + 1
+        return _ends_with_return(data[line:mark], self._after_return and not line)
 
     @staticmethod
     def _end_of_event(data: bytes, at: int) -> int | None:

@@ -83,6 +83,15 @@ def test_bytes_are_written_as_they_are(send: Sender, chunks: list[bytes]) -> Non
     assert events(job, "account")[-1].data["account"] == account(b"".join(chunks))
 
 
+def test_a_return_before_a_newline_arrives(send: Sender) -> None:
+    said = b"dos\r\n\r\n\r\r\n\x1e\r\x1e\n\r\x1e\x1e\nlast\r\n"
+    job = send.over(
+        "import os\nfor byte in said[:9]:\n    os.write(1, bytes([byte]))\nos.write(1, said[9:])", {"said": said}
+    )
+
+    assert written(job) == said
+
+
 @MANY
 @given(TEXTS, st.lists(TEXTS, max_size=5))
 def test_names_labels_and_arguments_arrive(send: Sender, text: str, more: list[str]) -> None:

@@ -74,7 +74,13 @@ def test_the_account_is_of_the_users_text_alone(writes):
 @given(st.lists(TRICKY.filter(lambda data: b"\x1e" not in data), max_size=10))
 def test_ordinary_text_passes_through_unchanged(chunks):
     encoder = Encoder()
-    assert b"".join(encoder.text(0, chunk) for chunk in chunks) == b"".join(chunks)
+    assert b"".join(encoder.text(0, chunk) for chunk in chunks) == b"".join(chunks).replace(b"\r\n", b"\r\x1e\n")
+
+
+@given(WRITES)
+def test_no_line_ends_with_a_return_which_a_container_runtime_would_take_away(writes):
+    _, stream, _ = encoded(writes)
+    assert b"\r\n" not in stream
 
 
 @given(st.binary(max_size=200))
