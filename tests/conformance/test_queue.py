@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kube_nb.backends.base import Capability
 from kube_nb.spec import Phase
 from tests.conformance.backends import needs
@@ -76,6 +78,14 @@ def test_a_job_in_the_queue_outlives_the_client_that_sent_it(send: Sender) -> No
     assert ended(send.client.job(id)).phase is Phase.SUCCEEDED
 
 
+@pytest.mark.slow
+def test_a_job_inside_a_job_gives_it_its_result(send: Sender) -> None:
+    job = send.over("from kube_nb import Client\ninner = Client().train(divmod, 7, 3)\nresult = inner.result()")
+
+    assert became(job, Phase.SUCCEEDED).outputs["result"] == (2, 1)
+
+
+@needs(Capability.ADMISSION)
 def test_a_job_inside_a_job_does_not_wait_for_its_own_parent(send: Sender) -> None:
     job = send.over(
         "from kube_nb import Client\ninner = Client().train(divmod, 7, 3)\nresult = inner.result()",

@@ -9,6 +9,7 @@ import pytest
 
 from kube_nb.backends.base import Capability
 from kube_nb.errors import BadFlag, BadValue, CannotRunThere, KubeNbError, Refused
+from tests.conformance.backends import needs
 from tests.conformance.kernel import Kernel
 from tests.conformance.sending import Sender, code, sent
 
@@ -55,6 +56,7 @@ def test_no_gpu_is_never_refused(send: Sender) -> None:
     assert code(send.over("pass", gpus=0)) == ""
 
 
+@needs(Capability.ADMISSION)
 def test_more_cores_than_there_are_is_refused(send: Sender) -> None:
     error = refused(send, Refused, cpu=100_000)
 
@@ -63,6 +65,7 @@ def test_more_cores_than_there_are_is_refused(send: Sender) -> None:
     assert "--cpu" in error.next
 
 
+@needs(Capability.ADMISSION)
 def test_more_memory_than_there_is_is_refused(send: Sender) -> None:
     error = refused(send, Refused, memory="900Ti")
 
