@@ -19,6 +19,7 @@ from kube_nb.notebooks.growth import Growth, Live, replace_file
 from kube_nb.notebooks.literals import plain
 from kube_nb.spec import JobId, Phase
 
+_LAST_WORD = 30.0
 _IN_METADATA = 64 * 1024
 """Characters of an output's value that the executed notebook's metadata holds."""
 
@@ -184,9 +185,11 @@ class NotebookJob(Job):
             whole = True
         finally:
             growth.close()
-            if whole and self.status().phase.final:
-                self._save_once(growth)
-            elif not whole:
+            if whole:
+                # A cluster's own word comes a little after the last of the stream.
+                if self.wait(_LAST_WORD).phase.final:
+                    self._save_once(growth)
+            else:
                 self.grow()  # who followed looks away, and the job goes on
 
     def lines(self) -> Iterator[tuple[bool, str]]:

@@ -193,6 +193,9 @@ def _children_by_parent() -> list[int]:
     return found
 
 
+_NO_LIMIT = 1 << 60
+
+
 def oom_kills() -> int:
     """How many processes the kernel has killed for memory, here and in our control group; only the rise tells."""
     total = 0
@@ -206,6 +209,21 @@ def oom_kills() -> int:
         except (OSError, ValueError):
             pass  # not on this system
     return total
+
+
+def memory_limit() -> int | None:
+    """Bytes that our control group may use; None: no limit is known."""
+    for path in _oom_counters()[1:]:
+        group = os.path.dirname(path)
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                with open(f"{group}/{name}", "rb") as file:
+                    limit = int(file.read())
+            except (OSError, ValueError):
+                continue  # the other version of control groups, or `max`
+            if limit < _NO_LIMIT:
+                return limit
+    return None
 
 
 def _oom_counters() -> list[str]:

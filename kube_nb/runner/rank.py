@@ -68,6 +68,9 @@ def _set_path(spec: dict[str, Any]) -> None:
     children = [*before, *([] if full else [small]), *filter(None, [os.environ.get("PYTHONPATH")])]
     if children:
         os.environ["PYTHONPATH"] = os.pathsep.join(children)
+    shared = filter(os.path.isdir, (os.path.join(entry, "share", "jupyter") for entry in spec["env_path"]))
+    if places := [*shared, *filter(None, [os.environ.get("JUPYTER_PATH")])]:  # templates, kernels
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(places)
     programs = filter(os.path.isdir, (os.path.join(entry, "bin") for entry in spec["env_path"]))
     os.environ["PATH"] = os.pathsep.join([*programs, os.environ.get("PATH", os.defpath)])
 

@@ -332,7 +332,7 @@ class Gang:
         return self._first_failure is not None or self._cause is not None
 
     def _end_of(self, rank: Rank) -> dict[str, Any]:
-        return ending.of_rank(
+        end = ending.of_rank(
             rank.number,
             rank.status or 0,
             rank.bye,
@@ -340,6 +340,9 @@ class Gang:
             filename=self._filename,
             out_of_memory=processes.oom_kills() > self._oom_kills,
         )
+        if end["code"] == "OutOfMemory" and (limit := processes.memory_limit()) is not None:
+            end["detail"] = {"limit": limit} | end["detail"]
+        return end
 
     def _fail(self, rank: Rank) -> None:
         """The first rank that fails ends the others. Itself it may end in peace, unless that takes very long."""

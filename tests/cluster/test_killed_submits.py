@@ -67,7 +67,7 @@ def jobs_of(api: Api, prefix: str) -> dict[str, list[str]]:
     """The ids of the Jobs on the cluster by the name that they were sent with."""
     found: dict[str, list[str]] = {}
     for job in api.list(JOBS, labels=names.selector(role="job"))[0]:
-        name = job["metadata"]["annotations"][names.NAME]
+        name = job["metadata"].get("annotations", {}).get(names.NAME, "")
         if name.startswith(prefix):
             found.setdefault(name, []).append(job["metadata"]["name"])
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kube_nb import Client
+from kube_nb.backends.base import Capability
+from tests.conformance.backends import needs
 from tests.conformance.sending import own_jobs
 
 
@@ -181,6 +183,7 @@ def test_a_session_is_refused_for_now(cell):
     assert "--session" in kernel.error.evalue
 
 
+@needs(Capability.ADMISSION)
 def test_gpus_that_nothing_has_are_refused_not_queued(cell):
     kernel = cell(send="x = 1", flags="--gpus 999", fails=True)
     assert kernel.error.ename == "Refused"

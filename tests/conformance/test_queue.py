@@ -56,6 +56,7 @@ def test_those_who_wait_run_in_their_order(send: Sender, tmp_path_factory: objec
     assert began == sorted(began)
 
 
+@needs(Capability.ADMISSION)
 def test_the_place_of_a_job_that_was_cancelled_in_the_queue_is_free(send: Sender) -> None:
     first = send(HOLD, cpu=all_cores(send))
     running(first)

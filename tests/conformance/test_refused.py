@@ -171,6 +171,7 @@ def test_input_out_of_sight_fails_in_the_job_with_words(send: Sender) -> None:
     assert "keyboard" in job.reason.why
 
 
+@needs(Capability.ADMISSION)
 def test_the_refusal_in_a_notebook_has_what_why_and_next(cell: Cell) -> None:
     kernel = cell(send="pass", flags="--memory 900Ti", fails=True)
 

@@ -27,7 +27,8 @@ _PIECE = 16 << 10
 _FIRST = b'"seq":0,'
 _END = b'\n\x1e{"kind":"end"'
 _LONGEST_END = 1 << 20
-_NOT_FOLLOWED = re.compile(rb"failed to create fsnotify watcher: [^\n\x1e]{1,80}\Z")
+_REFUSAL = b"failed to create fsnotify watcher: "
+_NOT_FOLLOWED = re.compile(_REFUSAL + rb"[^\n\x1e]{1,80}\Z")
 """What a kubelet writes behind a log which it cannot follow, as its machine has no inotify instance left."""
 
 
@@ -109,9 +110,12 @@ def _without_refusal(pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         data = held + piece
         refusal = _NOT_FOLLOWED.search(data)
-        held = refusal[0] if refusal else b""
+        begun = data[data.rfind(b"\n") + 1 :]
+        held = refusal[0] if refusal else begun if _REFUSAL.startswith(begun) else b""
         if len(data) > len(held):
             yield data[: len(data) - len(held)]
+    if held and not _NOT_FOLLOWED.match(held):
+        yield held
 
 
 def what_is_left(api: Api, pod: str) -> tuple[bytes, int | None]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from kube_nb.backends.base import Bundle
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.errors import StorageFailed
 
 LIMIT = 1_000_000
 """Bytes of a whole Secret; a cluster takes 1 MiB."""
@@ -101,7 +102,14 @@ def _bundle_zip(directory: Path, digest: str, whole: bool) -> bytes:
     chosen = ["manifest.json", "manifest.hmac"]
     if whole:
         chosen += sorted(f"objects/{entry.name}" for entry in os.scandir(directory / "objects"))
-    return _zip({name: directory / name for name in chosen})
+    try:
+        return _zip({name: directory / name for name in chosen})
+    except FileNotFoundError as lost:
+        raise StorageFailed(
+            what="what was packed for this job is not whole any more",
+            why=f"{lost.filename} was removed",
+            next="send it again",
+        ) from lost
 
 
 def _zip(files: Mapping[str, Path]) -> bytes:
