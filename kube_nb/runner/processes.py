@@ -233,10 +233,11 @@ def _oom_counters() -> list[str]:
             for line in file.read().splitlines():
                 _, controllers, group = line.split(":", 2)
                 group = group.rstrip("/")
+                # A container may see the whole path of its group, and below the mount only the group itself.
                 if not controllers:
-                    paths.append(f"/sys/fs/cgroup{group}/memory.events")
+                    paths += [f"/sys/fs/cgroup{place}/memory.events" for place in {group, ""}]
                 elif controllers == "memory":
-                    paths.append(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
+                    paths += [f"/sys/fs/cgroup/memory{place}/memory.oom_control" for place in {group, ""}]
     except (OSError, ValueError):
         pass  # not on this system
     return paths
