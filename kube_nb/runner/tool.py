@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 from contextlib import suppress
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _BLOCK = 1 << 20
+_INPUT = 0
 _LISTENS_SOON = 10.0
 """Seconds in which a runner that was started hears signals."""
 _LOOK_AGAIN = 1.0
@@ -107,6 +109,10 @@ class _Changes:
     def __init__(self, path: str, reader: int) -> None:
         self._poll = select.poll()
         self._poll.register(reader, 0)  # whether somebody still reads
+        # A container runtime goes on to take what is written when the client's connection is gone; what it does is to
+        # close the input, where the client has asked for one.
+        if stat.S_ISFIFO(os.fstat(_INPUT).st_mode):
+            self._poll.register(_INPUT, select.POLLIN)
         self._reader = reader
         self._fd = _inotify(os.path.dirname(os.path.abspath(path)))
         if self._fd >= 0:
@@ -119,8 +125,10 @@ class _Changes:
             BrokenPipeError: nobody reads any more.
         """
         for fd, _ in self._poll.poll(int(_LOOK_AGAIN * 1000) if self._fd >= 0 else 100):
-            if fd == self._reader:
+            if fd == self._reader or (fd == _INPUT and not os.read(_INPUT, 1 << 12)):
                 raise BrokenPipeError(errno.EPIPE, "nobody reads any more")
+            if fd == _INPUT:
+                continue
             with suppress(BlockingIOError):
                 while os.read(self._fd, 1 << 16):
                     pass

@@ -18,9 +18,10 @@ import yaml
 
 from kube_nb.backends.base import JobStatus
 from kube_nb.backends.kubernetes import backend
-from kube_nb.backends.kubernetes.api import JOBS, NODES, Api
+from kube_nb.backends.kubernetes.api import EVENTS, JOBS, NODES, Api
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import selector
+from kube_nb.backends.kubernetes.session import WARNINGS
 from kube_nb.backends.kubernetes.snapshot import Snapshot
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import Watch, read
@@ -103,6 +104,10 @@ class Ends:
         return self._all.wait(seconds)
 
 
+def warnings_of(api: Api) -> int:
+    return len(api.list(EVENTS, fields=WARNINGS)[0])
+
+
 def asked(audit: Audit) -> Counter[str]:
     """Requests that only look."""
     return Counter(str(one) for one in audit.requests() if one.verb in ("get", "list", "watch"))
@@ -125,6 +130,8 @@ def test_a_thousand_jobs_cost_one_client_no_more_requests_than_one(cluster, pret
         follower.close()
     print(f"{COUNT} jobs made in {made - began:.0f} s, all ended {took - made:.0f} s later; {dict(looked)}")
     assert set(ends.phases.values()) == {Phase.SUCCEEDED}
+    pages = looked.pop("list events", 0)  # of the namespace's last hour, whoever made them
+    assert pages <= 2 * (1 + math.ceil(warnings_of(cluster) / 500))
     assert looked.total() <= CONSTANT + math.ceil(COUNT / 500), looked
     print(f"each was told of {ends.told.total() / COUNT:.1f} times")
 

@@ -149,7 +149,8 @@ def from_copy(container: Container, path: str, offset: int, *, follow: bool) -> 
     """
     words = ["read", path, str(offset), *(["--follow"] if follow else [])]
     said = bytearray()
-    with container.tool(*words) as program:
+    # An open input is how the reader in the container hears that nobody listens any more.
+    with container.tool(*words, stdin=follow) as program:
         for channel, data in program.receive():
             if channel == STDOUT:
                 yield offset, data
