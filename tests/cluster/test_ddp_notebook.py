@@ -19,7 +19,7 @@ from tests.cluster import torch_image
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "02_pytorch_ddp.ipynb"
 NODES = Kind("nodes", namespaced=False)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("torch")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.alone]
 
 Shown = Callable[[str], str]
 
