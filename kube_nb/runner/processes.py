@@ -213,8 +213,7 @@ def oom_kills() -> int:
 
 def memory_limit() -> int | None:
     """Bytes that our control group may use; None: no limit is known."""
-    for path in _oom_counters()[1:]:
-        group = os.path.dirname(path)
+    for group in _memory_groups():
         for name in ("memory.max", "memory.limit_in_bytes"):
             try:
                 with open(f"{group}/{name}", "rb") as file:
@@ -227,17 +226,20 @@ def memory_limit() -> int | None:
 
 
 def _oom_counters() -> list[str]:
-    paths = ["/proc/vmstat"]
+    counters = ("memory.events", "memory.oom_control")  # of either version of control groups
+    return ["/proc/vmstat", *(f"{group}/{name}" for group in _memory_groups() for name in counters)]
+
+
+def _memory_groups() -> list[str]:
+    """Where our control group may lie: a container can see its whole path, and have only the group itself there."""
+    found: list[str] = []
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             for line in file.read().splitlines():
                 _, controllers, group = line.split(":", 2)
-                group = group.rstrip("/")
-                # A container may see the whole path of its group, and below the mount only the group itself.
-                if not controllers:
-                    paths += [f"/sys/fs/cgroup{place}/memory.events" for place in {group, ""}]
-                elif controllers == "memory":
-                    paths += [f"/sys/fs/cgroup/memory{place}/memory.oom_control" for place in {group, ""}]
+                if controllers in ("", "memory"):
+                    mount = f"/sys/fs/cgroup/{controllers}".rstrip("/")
+                    found += [f"{mount}{group}".rstrip("/"), mount]
     except (OSError, ValueError):
         pass  # not on this system
-    return paths
+    return list(dict.fromkeys(found))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kube_nb.store.directory import Entry, size_of
+from kube_nb.store.directory import Entry, changed, size_of
 
 _FRESH = 3600.0
 """Seconds in which a bundle is still being made, or sent."""
@@ -22,7 +22,7 @@ def kept(state: Path, now: float) -> Iterator[Entry]:
         return
     for name in names:
         path = state / "bundles" / name
-        used = max(_changed(path), _changed(path / "objects"))
+        used = max(changed(path), changed(path / "objects"))
         if path.is_dir() and not path.is_symlink():
             busy = now - used < _FRESH or _held(path)
             yield Entry(path=path, kind="bundle", used=used, size=size_of(path), busy=busy)
@@ -51,10 +51,3 @@ def _held(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -35,6 +35,14 @@ class Entry:
     busy: bool = False
 
 
+def changed(path: Path) -> float:
+    """When a file or folder was changed, in seconds since the epoch; 0 where it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def size_of(path: Path) -> int:
     """Bytes that removing `path` would free, about; what vanishes meanwhile counts nothing."""
     total = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from kube_nb.backends.local import lock
 from kube_nb.backends.local.directory import JobDirectory, job_ids
 from kube_nb.store import bundles
-from kube_nb.store.directory import LEAVING, Entry, remove, size_of, surplus
+from kube_nb.store.directory import LEAVING, Entry, changed, remove, size_of, surplus
 
 MAKING = ".making-"
 """Begins the name of a job's directory until it can be seen."""
@@ -94,11 +94,4 @@ def _children(directory: Path, *, hidden: bool = False) -> Iterator[tuple[Path, 
     for name in names:
         path = directory / name
         if name.startswith(".") == hidden and path.is_dir() and not path.is_symlink():
-            yield path, _changed(path)
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+            yield path, changed(path)
