@@ -14,7 +14,16 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, ApiError, Kind, Object
 from kube_nb.backends.kubernetes.mirror import Mirror
 from kube_nb.backends.kubernetes.reasons.refusals import reason_of_refusal, refusal
-from kube_nb.backends.kubernetes.snapshot import DISRUPTIONS, FAILURES, INDEX, QUEUE, Snapshot, seconds_of, slim
+from kube_nb.backends.kubernetes.snapshot import (
+    DISRUPTIONS,
+    FAILURES,
+    INDEX,
+    QUEUE,
+    Snapshot,
+    age_order,
+    seconds_of,
+    slim,
+)
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.runner.ending import end, shorten
 from kube_nb.spec import Phase
@@ -639,3 +648,17 @@ def test_a_workload_finds_its_job_by_its_owner():
     assert snapshot is not None
     assert len(snapshot.workloads) == 1
     assert mirror.drop(WORKLOADS, "w") == {ID}
+
+
+def test_jobs_of_one_second_are_in_the_order_of_their_submits():
+    first, second = a_job(), a_job()
+    first["metadata"]["annotations"][names.SUBMITTED] = "7.25"
+    second["metadata"]["annotations"][names.SUBMITTED] = "7.5"
+    assert sorted([second, first], key=age_order) == [first, second]
+
+
+@pytest.mark.parametrize("written", ["", "soon", "1e999x"])
+def test_a_time_of_submit_that_is_none_is_left_out(written):
+    job = a_job()
+    job["metadata"]["annotations"][names.SUBMITTED] = written
+    assert age_order(job) == age_order(a_job())

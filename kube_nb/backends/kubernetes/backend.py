@@ -34,6 +34,7 @@ from kube_nb.backends.kubernetes.names import of_jobs, owner_of
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.planning import image_of, plan_of
 from kube_nb.backends.kubernetes.reasons.refusals import refused
+from kube_nb.backends.kubernetes.snapshot import age_order
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.store import Stores
 from kube_nb.backends.kubernetes.tidying import Tidying
@@ -112,9 +113,10 @@ class KubernetesBackend:
                 found = self._watch.snapshots()
             else:
                 found = read(self._api, ids, owner_of(self._user) if mine else None)
-        statuses = [status_of(snapshot) for snapshot in found if ids is None or snapshot.id in ids]
-        wanted = [status for status in statuses if not mine or status.owner == self._user]
-        return sorted(wanted, key=lambda status: status.created, reverse=True)
+        wanted = [snapshot for snapshot in found if ids is None or snapshot.id in ids]
+        wanted.sort(key=lambda snapshot: age_order(snapshot.job), reverse=True)
+        statuses = map(status_of, wanted)
+        return [status for status in statuses if not mine or status.owner == self._user]
 
     def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
         """As the protocol says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -55,6 +56,7 @@ class JobPlan:
         tolerations, affinity, pull_secret: from the settings.
         join: seconds in which all nodes of the job must have found each other.
         patches: strategic-merge patches of the Job, in the order in which they are applied.
+        submitted: when, as seconds since the epoch by this machine's clock.
     """
 
     spec: JobSpec
@@ -71,6 +73,7 @@ class JobPlan:
     pull_secret: str | None = None
     join: float = 600.0
     patches: tuple[Mapping[str, Any], ...] = ()
+    submitted: float = field(default_factory=time.time)
 
     @property
     def job_name(self) -> str:

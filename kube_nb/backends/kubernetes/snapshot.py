@@ -95,6 +95,19 @@ def seconds_of(stamp: str | None) -> float | None:
     return datetime.fromisoformat(stamp).timestamp() if stamp else None
 
 
+def age_order(job: Object) -> tuple[float, float]:
+    """What jobs are put in order by: when the cluster made them; within a second, when they were submitted.
+
+    Example:
+        >>> age_order({"metadata": {"creationTimestamp": "1970-01-01T00:00:07Z"}})
+        (7.0, 0.0)
+    """
+    try:
+        return created(job), float(annotation(job, names.SUBMITTED, "0"))
+    except ValueError:  # others may write annotations, too
+        return created(job), 0.0
+
+
 def created(thing: Object) -> float:
     return seconds_of(thing["metadata"].get("creationTimestamp")) or 0.0
 

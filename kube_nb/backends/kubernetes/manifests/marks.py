@@ -35,6 +35,7 @@ def notes(plan: JobPlan) -> dict[str, str]:
         names.DIGEST: plan.digest,
         names.STORE: plan.store.mark,
         names.TRANSPORT: plan.transport,
+        names.SUBMITTED: f"{plan.submitted:.6f}",
     }
 
 
