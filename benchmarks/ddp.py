@@ -1,7 +1,8 @@
 """A training on two nodes of a cluster, sent by kube-nb and started by torchrun: in turn, in the same two pods.
 
 `python benchmarks/ddp.py --on CONTEXT --image IMAGE` sends one job of two nodes to an image with torch. Its ranks run a
-script themselves, then start torchrun with the same script, and so on. The script measures its own training loop.
+script themselves and start torchrun with the same script, in turn; who goes first changes. The script measures its own
+training loop.
 """
 
 from __future__ import annotations
@@ -53,15 +54,23 @@ Path("train.py").write_text(script)
 first_port, node = int(os.environ["MASTER_PORT"]) + 1, os.environ["GROUP_RANK"]
 bare = {name: value for name, value in os.environ.items() if not name.startswith("KUBE_NB_")}
 ours, other = [], []
-for number in range(count + 1):
-    os.environ["MASTER_PORT"] = str(first_port + 2 * number)
+
+def by_rank(port):
+    os.environ["MASTER_PORT"] = str(port)
     ours.append(runpy.run_path("train.py")["seconds"])
+
+def by_torchrun(port):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
-    torchrun += [f"--node_rank={node}", f"--master_addr={os.environ['MASTER_ADDR']}"]
+    torchrun += [f"--node_rank={node}", f"--master_addr={os.environ['MASTER_ADDR']}", f"--master_port={port}"]
     # Of a local rank that does not exist: torch 1.13 cannot read its own defaults of these under Python 3.11.
-    torchrun += [f"--master_port={first_port + 2 * number + 1}", "--redirects=1:1", "--tee=1:1", "train.py"]
+    torchrun += ["--redirects=1:1", "--tee=1:1", "train.py"]
     said = subprocess.run(torchrun, env=bare, stdout=subprocess.PIPE, text=True, check=True).stdout
     other.append(float(said.split()[-1]))
+
+for number in range(count + 1):
+    turns = [by_rank, by_torchrun] if number % 2 else [by_torchrun, by_rank]
+    for place, turn in enumerate(turns):
+        turn(first_port + 2 * number + place)
 """
 
 

@@ -80,8 +80,11 @@ def _succeeded(end: End) -> tuple[str, str, str]:
 
 
 def _exception(end: End) -> tuple[str, str, str]:
-    name = end.get("ename") or "an exception"
-    return f"the code raised {name}{_place(end)}", str(end.get("evalue") or ""), "mend the code and send it again"
+    name = str(end.get("ename") or "an exception")
+    next = "mend the code and send it again"
+    if name.rpartition(".")[2] == "OutOfMemoryError":  # of torch and of cupy: the memory of a device
+        next = "make the batches or the model smaller, or ask for a GPU with more memory (--gpu-product on a cluster)"
+    return f"the code raised {name}{_place(end)}", str(end.get("evalue") or ""), next
 
 
 def _system_exit(end: End) -> tuple[str, str, str]:

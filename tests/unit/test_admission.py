@@ -218,7 +218,14 @@ def test_the_machine_has_something():
 
 @pytest.mark.parametrize(
     ("named", "seen"),
-    [(None, ["0", "1", "2"]), ("2,0", ["2", "0"]), ("", []), ("-1", []), ("GPU-8a1,GPU-77b", ["GPU-8a1", "GPU-77b"])],
+    [
+        (None, ["0", "1", "2"]),
+        ("2,0", ["2", "0"]),
+        ("", []),
+        ("-1", []),
+        ("GPU-8a1,GPU-77b", ["GPU-8a1", "GPU-77b"]),
+        ("0, 7, 1", ["0"]),
+    ],
 )
 def test_a_kernel_gives_away_no_device_that_it_does_not_see(monkeypatch, named, seen):
     monkeypatch.setattr(machine, "installed", lambda: 3)

@@ -51,12 +51,20 @@ def memory() -> int:
 
 
 def visible(environ: Mapping[str, str]) -> list[str]:
-    """The GPUs that a process with this environment sees, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that a process with this environment sees, as CUDA_VISIBLE_DEVICES names them.
+
+    CUDA sees what stands before the first name of no device; names that are no numbers are taken at their word.
+    """
     found = [str(index) for index in range(installed())]
     named = environ.get("CUDA_VISIBLE_DEVICES")
     if named is None or not found:
         return found
-    return [device for device in (part.strip() for part in named.split(",")) if device and device != "-1"]
+    devices: list[str] = []
+    for name in map(str.strip, named.split(",")):
+        if name not in found and not name.startswith(("GPU-", "MIG-")):
+            break
+        devices.append(name)
+    return devices
 
 
 @cache
