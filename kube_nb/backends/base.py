@@ -152,7 +152,7 @@ class Removed:
     """One thing that was, or would be, removed to make room.
 
     Attributes:
-        kind: in a word: "job", "environment", "bundle", "store".
+        kind: in a word: "job", "environment", "bundle", "result", "store".
         name: of a job its id.
         size: bytes that it took; 0 where nobody counted them.
     """

@@ -42,6 +42,7 @@ def main(argv: list[str]) -> NoReturn:
         "read": lambda: read(*argv[1:], run=run),
         "put": lambda: put(*argv[1:], tell=run),
         "get": lambda: get(*argv[1:], run=run),
+        "list": lambda: listing(*argv[1:]),
         "signal": lambda: send_signal(run, *argv[1:]),
         "release": lambda: release(run),
         "remove": lambda: remove(os.path.join(base, "store", "jobs"), *argv[1:]),
@@ -168,6 +169,15 @@ def get(directory: str, *, run: str = "") -> int:
     from . import carry
 
     return carry.get(directory, lambda path: served.note(run, path))
+
+
+def listing(directory: str) -> int:
+    """The objects below `directory` and their bytes, as JSON: {name: bytes}; none where there is no such folder."""
+    found: dict[str, int] = {}
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        found = {entry.name: entry.stat().st_size for entry in entries if not entry.name.startswith(".")}
+    _say(found)
+    return 0
 
 
 # The rest -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What was sent to other places than this machine, kept here so that a job can be completed or run again."""
+"""Of jobs that run elsewhere: what was sent, so that a job can be run again, and what had to be brought here."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ _FRESH = 3600.0
 
 
 def kept(state: Path, now: float) -> Iterator[Entry]:
-    """All bundles below the state directory; `busy`: it is new, or somebody still sends it."""
-    try:
-        names = os.listdir(state / "bundles")
-    except OSError:
-        return
-    for name in names:
-        path = state / "bundles" / name
-        used = max(changed(path), changed(path / "objects"))
-        if path.is_dir() and not path.is_symlink():
-            busy = now - used < _FRESH or _held(path)
-            yield Entry(path=path, kind="bundle", used=used, size=size_of(path), busy=busy)
+    """All bundles and results below the state directory; `busy`: it is new, or somebody still sends it."""
+    for folder, kind in (("bundles", "bundle"), ("results", "result")):
+        try:
+            names = os.listdir(state / folder)
+        except OSError:
+            continue
+        for name in names:
+            path = state / folder / name
+            used = max(changed(path), changed(path / "objects"))
+            if path.is_dir() and not path.is_symlink():
+                busy = now - used < _FRESH or _held(path)
+                yield Entry(path=path, kind=kind, used=used, size=size_of(path), busy=busy)
 
 
 @contextmanager

@@ -4,24 +4,32 @@ the cluster feels it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
 from kube_nb.backends.kubernetes.api import JOBS, NODES, PODS, ApiError, Object
-from kube_nb.backends.kubernetes.names import selector
-from kube_nb.backends.kubernetes.snapshot import condition
+from kube_nb.backends.kubernetes.names import JOB, selector
+from kube_nb.backends.kubernetes.snapshot import condition, node_of
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import Watch
+from kube_nb.client import Client
+from kube_nb.spec import Phase
+from tests.cluster.conftest import _current_context
 from tests.cluster.handmade import FOREVER, STOPS, job
 from tests.cluster.test_watch import until
+from tests.conformance.sending import code, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.alone]
 
 NODE = "node2"
+OWN = "lab.test/gang"
 QUICK = [
     {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 15}
     for state in ("not-ready", "unreachable")
@@ -89,6 +97,61 @@ def test_a_node_that_stays_away_is_waited_for_and_the_job_goes_on_elsewhere(lab,
     lab("node", "start", NODE)
     status = seen.until(lambda status: status.attempt == 1 and status.phase == "Running", 120)
     assert status.reason is None
+
+
+def test_a_job_of_several_machines_begins_again_where_one_was_lost(lab, healthy, cluster, tmp_path):
+    """A machine that is gone: its kubelet is not heard of, and nothing on it says a word."""
+    apart = tmp_path / "apart.yaml"
+    ours = {"labelSelector": {"matchLabels": {OWN: "gang"}}, "topologyKey": "kubernetes.io/hostname"}
+    pod = {
+        "tolerations": QUICK,
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [ours]}},
+    }
+    patch = {"spec": {"template": {"metadata": {"labels": {OWN: "gang"}}, "spec": pod}}}
+    apart.write_text(yaml.safe_dump(patch))
+    client = Client(_current_context(os.environ["KUBECONFIG"]), image="lab/python:3.11", cpu="0.1", memory="256Mi")
+    source = "import os, time\nprint('attempt', n := os.environ['KUBE_NB_ATTEMPT'], flush=True)\nif n == '0': time.sleep(600)"
+    job = client.options(nodes=2, patch=[str(apart)]).cell(source, {"__name__": "__main__"})
+    processes: list[psutil.Process] = []
+    try:
+        running(job, "attempt 0")
+        pods = cluster.list(PODS, labels=f"{JOB}={job.id}")[0]
+        lost = next(pod for pod in pods if pod["spec"]["nodeName"] == NODE)
+        processes = processes_of(job.id, node_of(lost))
+        assert processes
+        lab("node", "stop", NODE)
+        for process in processes:
+            process.suspend()
+        until(lambda: code(job) == "NodeLost", 120)
+        assert NODE in job.reason.what
+        other = next(pod for pod in pods if pod is not lost)
+        until(lambda: cluster.find(PODS, other["metadata"]["name"]) is None or ended(cluster, other), 90)
+        assert not job.phase.final, "it is waited for"
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        lab("node", "start", NODE)
+    assert job.wait(240).phase is Phase.SUCCEEDED, job.reason
+    assert "attempt 1" in "".join(job.logs())
+    client.delete(job)
+
+
+def processes_of(job: str, node: int) -> list[psutil.Process]:
+    """What runs in the pod of a node of a job, wherever on this machine."""
+
+    def of_it(process: psutil.Process) -> bool:
+        try:
+            environ = process.environ()
+        except psutil.Error:
+            return False
+        return environ.get("HOSTNAME", "").startswith(f"{job}-{node}") and "KUBERNETES_SERVICE_HOST" in environ
+
+    return [process for process in psutil.process_iter() if of_it(process)]
+
+
+def ended(cluster, pod: Object) -> bool:
+    return cluster.get(PODS, pod["metadata"]["name"])["status"]["phase"] in ("Failed", "Succeeded")
 
 
 def prefers(node: str) -> dict:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 
+from kube_nb.backends.kubernetes import addons
 from kube_nb.backends.kubernetes.api import JOBS, Kind
 from kube_nb.backends.kubernetes.session import kueue_workloads
 from kube_nb.backends.kubernetes.snapshot import QUEUE
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import read
+from kube_nb.client import Client
+from kube_nb.spec import Phase
+from tests.cluster.conftest import _current_context
 from tests.cluster.handmade import FOREVER, labels
+from tests.cluster.test_watch import until
+from tests.conformance.sending import code
 
 pytestmark = pytest.mark.slow
 
@@ -106,3 +113,27 @@ def test_a_job_that_somebody_suspended_runs_once_it_is_resumed(by_hand, cluster)
     assert status.phase == "Pending"
     cluster.patch(JOBS, seen.id, {"spec": {"suspend": False}})
     assert seen.final().phase == "Succeeded"
+
+
+def test_a_job_that_trainer_makes_waits_for_its_share_too(cluster, by_hand, queue, state_dir):
+    if addons.kind(cluster, "trainer.kubeflow.org", "trainjobs") is None:
+        pytest.skip("cluster: it has no Kubeflow Trainer")
+    name = queue()
+    holder = by_hand("holds", FOREVER, **queued(name))
+    holder.running()
+    client = Client(_current_context(os.environ["KUBECONFIG"]), image="lab/python:3.11", cpu="0.2", memory="128Mi")
+    waits, cancelled = (
+        client.options(via="trainjob", queue=name).cell("print('began')", {"__name__": "__main__"}) for _ in range(2)
+    )
+    until(lambda: code(waits) == "WaitingForQuota", 60)
+    assert waits.phase is Phase.PENDING
+    assert waits.reason is not None
+    assert name in waits.reason.what
+    assert "quota" in waits.reason.why
+    cancelled.cancel()
+    assert cancelled.wait(60).phase is Phase.CANCELLED
+    holder.remove()
+    assert waits.wait(120).phase is Phase.SUCCEEDED, waits.reason
+    assert "began" in "".join(waits.logs())
+    client.delete(waits)
+    client.delete(cancelled)

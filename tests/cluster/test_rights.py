@@ -18,6 +18,7 @@ from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.spec import JobSpec, Phase, new_job_id
 from tests.cluster.users import User, applied, tenant, user
+from tests.conformance.sending import running
 
 
 @pytest.fixture
@@ -126,6 +127,6 @@ def test_a_job_runs_and_gives_its_results_back_with_the_printed_role_alone(clien
 def test_a_job_of_several_nodes_is_cancelled_with_the_printed_role_alone(client):
     source = "import time\nprint('up', flush=True)\ntime.sleep(600)"
     job = client.options(nodes=2).cell(source, {"__name__": "__main__"})
-    assert next(job.logs(follow=True)).endswith("up\n")
+    running(job, "up")
     job.cancel()
     assert job.wait(90).phase is Phase.CANCELLED

@@ -25,7 +25,7 @@ from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.errors import NotFound, Refused
 from kube_nb.events import Event
-from kube_nb.spec import new_job_id
+from kube_nb.spec import Placement, new_job_id
 from tests.cluster.alone import gone
 from tests.cluster.cells import IN_POD, Place, read_all
 from tests.cluster.small_jobs import ended, plan, pod_when
@@ -175,6 +175,17 @@ def test_a_pod_that_goes_is_replaced(alone, fresh):
     third = pods.use(names.STORE_CLAIM, job_for(here), lambda container: (container.tool("usage").output(), container))
     assert third[1].pod != second.pod
     assert "jobs" in json.loads(third[0])
+
+
+def test_nobody_waits_for_a_pod_in_a_queue_that_is_not_theirs(alone, fresh):
+    here = fresh()
+    here.stores.choose(a_plan(alone))
+    pods = here.stores.pods
+    pods.close(names.STORE_CLAIM)
+    waiting = pods.ensure(names.STORE_CLAIM, lambda: indexed_job(a_plan(alone, placement=Placement(queue="full"))))
+    alone.patch(JOBS, waiting["metadata"]["name"], {"spec": {"suspend": True}})  # as Kueue does until there is room
+    there = pods.open(names.STORE_CLAIM, job_for(here))
+    assert not there.pod.startswith(waiting["metadata"]["name"])
 
 
 def test_a_transfer_pod_leaves_nothing(alone, fresh):

@@ -20,6 +20,9 @@ from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.cluster.bucket import Bucket, serving
 from tests.cluster.conftest import _current_context
+from tests.conformance.gate import Gate
+from tests.conformance.kernel import until
+from tests.conformance.sending import code, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -127,6 +130,28 @@ def test_wrong_credentials_are_told_with_the_way_out(client: Client, env: Bucket
     assert env.url in job.reason.what
     assert "pass_env" in job.reason.next
     assert "wrong" not in job.reason.why
+
+
+def test_a_store_that_is_gone_at_the_end_is_told_and_who_follows_has_the_result(
+    cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gate = Gate(ADDRESS)
+    with serving(ADDRESS) as own:
+        for name, value in own.env.items():
+            monkeypatch.setenv(name, value)
+        client = client_of(own.url, tmp_path, outputs=["data"])
+        job = client.cell(f"data = bytes(5_000_000)\nprint('ready', flush=True)\n{gate.wait}", {"__name__": "__main__"})
+        running(job)
+    gate.open()
+    try:
+        assert job.outputs["data"] == bytes(5_000_000)
+        assert job.wait(250).phase is Phase.SUCCEEDED, job.reason
+        until(lambda: code(job) == "NotStored", what="the cluster's word")
+        assert job.reason is not None
+        assert own.url in job.reason.what
+    finally:
+        gate.close()
+        cluster.delete(JOBS, job.id)
 
 
 def test_what_is_left_at_the_url_goes_in_time(client: Client, env: Bucket):

@@ -118,6 +118,14 @@ def test_only_what_is_below_the_folder_of_jobs_is_removed(pod, tmp_path):
     assert (tmp_path / "precious").is_dir()
 
 
+def test_what_a_job_has_made_is_listed(pod, tmp_path):
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / ("a" * 64)).write_bytes(b"12345")
+    (tmp_path / "objects" / ".new-half").write_bytes(b"1")
+    assert json.loads(pod.tool("list", str(tmp_path / "objects")).stdout) == {"a" * 64: 5}
+    assert json.loads(pod.tool("list", str(tmp_path / "nothing")).stdout) == {}
+
+
 def test_the_whole_folder_of_jobs_is_not_a_job(pod):
     (pod.store / "jobs" / "d").mkdir(parents=True)
     assert pod.tool("remove", str(pod.store / "jobs")).returncode == 1

@@ -6,7 +6,7 @@ import builtins
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from kube_nb.backends.kubernetes.cleaning import Cleaning
 from kube_nb.backends.kubernetes.connect import Place, connection, user_of
 from kube_nb.backends.kubernetes.fetch import fetch
 from kube_nb.backends.kubernetes.image import platform_of
+from kube_nb.backends.kubernetes.keeping import Keeping
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import of_jobs, owner_of
 from kube_nb.backends.kubernetes.plan import JobPlan
@@ -103,6 +104,9 @@ class KubernetesBackend:
         self._cleaning.after(spec.id, plan.store)
         if plan.transport == "upload":
             self._uploads.start(plan, bundle)
+        if plan.store.kind == "none":
+            streams = (partial(self.stream, spec.id, node) for node in range(spec.resources.nodes))
+            self._keeping.start(spec.id, streams)
         return spec.id
 
     def list(self, ids: frozenset[JobId] | None = None, *, all_users: bool = False) -> builtins.list[JobStatus]:
@@ -134,10 +138,13 @@ class KubernetesBackend:
     def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
         """As the protocol says."""
         with refused(self._api.namespace):
-            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow)
+            ended = self._keeping.ended
+            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended)
 
     def fetch(self, id: JobId, digest: Digest, destination: Path) -> Path:
         """As the protocol says."""
+        if self._keeping.fetch(id, digest, destination):
+            return destination
         with refused(self._api.namespace):
             return fetch(self._api, self._watch, self._stores, id, digest, destination)
 
@@ -162,6 +169,7 @@ class KubernetesBackend:
             ending.delete(self._api, self._watch, snapshot)
             if self._stores.holds(snapshot):
                 self._stores.remove(job)
+        self._keeping.remove(id)
         shutil.rmtree(self._bundles / id, ignore_errors=True)
 
     def clean(self, *, max_age: float, dry_run: bool = False) -> builtins.list[Removed]:
@@ -233,6 +241,10 @@ class KubernetesBackend:
     @cached_property
     def _uploads(self) -> Uploads:
         return Uploads(self._api, self._watch)
+
+    @cached_property
+    def _keeping(self) -> Keeping:
+        return Keeping(self._api, self._bundles.with_name("results"), self._user)
 
     @cached_property
     def _stores(self) -> Stores:

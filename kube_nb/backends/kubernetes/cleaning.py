@@ -190,7 +190,7 @@ class Cleaning:
         if not dry_run:
             for entry in gone:
                 shutil.rmtree(entry.path, ignore_errors=True)
-        return [Removed(kind="bundle", name=entry.path.name, size=entry.size) for entry in gone]
+        return [Removed(kind=entry.kind, name=entry.path.name, size=entry.size) for entry in gone]
 
     # The shared claim -------------------------------------------------------------------------------------------------
 

@@ -211,9 +211,9 @@ class Mirror:
 
 
 def _owners(workload: Object) -> set[str]:
-    """The Jobs that a workload stands for."""
+    """The jobs that a workload stands for."""
     owners = workload["metadata"].get("ownerReferences") or []
-    return {owner["name"] for owner in owners if owner.get("kind") == "Job"}
+    return {owner["name"] for owner in owners if owner.get("kind") in ("Job", "TrainJob")}
 
 
 def _older(thing: Object, known: Object) -> bool:

@@ -10,7 +10,7 @@ from typing import Protocol
 from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, Api, ApiError, Kind, Object
 from kube_nb.backends.kubernetes.feed import Feed
 from kube_nb.backends.kubernetes.mirror import Mirror
-from kube_nb.backends.kubernetes.snapshot import QUEUE, Snapshot
+from kube_nb.backends.kubernetes.snapshot import Snapshot, queue_of
 from kube_nb.errors import KubeNbError, Unreachable
 
 WARNINGS = "type=Warning"
@@ -150,7 +150,7 @@ class Session:
 
     def _look_for_queue(self, job: Object) -> None:
         """Once a job waits in a queue of Kueue's, what Kueue says of it is watched too."""
-        if self._queues or QUEUE not in (job["metadata"].get("labels") or {}):
+        if self._queues or not queue_of(job):
             return
         self._queues = True
         threading.Thread(target=self._watch_queues, name="kube-nb-watch-kueue", daemon=True).start()

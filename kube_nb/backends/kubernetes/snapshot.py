@@ -21,7 +21,7 @@ DISRUPTIONS = "batch.kubernetes.io/job-index-ignored-failure-count"
 QUEUE = "kueue.x-k8s.io/queue-name"
 _OF_INDEXED_JOB = re.compile(r"(.+)-\d+-[a-z0-9]{5}")
 """How the Job controller names a pod: job, index, five random signs."""
-_OF_KUEUE = re.compile(r"job-(.+)-[a-z0-9]{5}")
+_OF_KUEUE = re.compile(r"(?:train)?job-(.+)-[a-z0-9]{5}")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ def condition(thing: Object, kind: str, status: str = "True") -> Object | None:
 def seconds_of(stamp: str | None) -> float | None:
     """A Kubernetes time as seconds since the epoch."""
     return datetime.fromisoformat(stamp).timestamp() if stamp else None
+
+
+def queue_of(job: Object) -> str:
+    """The queue of Kueue's that a Job waits in, or what Kubeflow Trainer made it of; empty: none."""
+    return (job["metadata"].get("labels") or {}).get(QUEUE) or annotation(job, names.QUEUE)
 
 
 def age_order(job: Object) -> tuple[float, float]:

@@ -73,15 +73,15 @@ def spec_of(job: Object) -> Mapping[str, Any]:
 
 def _standing(snapshot: Snapshot, end: Mapping[str, Any] | None, now: float) -> tuple[Phase, Reason | None]:
     if snapshot.condition("Complete") or snapshot.condition("SuccessCriteriaMet"):
-        return Phase.SUCCEEDED, ends.still_held(snapshot)
+        return Phase.SUCCEEDED, ends.still_held(snapshot) or ends.not_stored(end)
     if snapshot.condition("Failed") or snapshot.condition("FailureTarget"):
         return _failed(snapshot, end)
     if end is not None and is_last(end, snapshot.job, snapshot.pod()):
         if end["code"] == "Succeeded":
-            return Phase.SUCCEEDED, ends.still_held(snapshot)
+            return Phase.SUCCEEDED, ends.still_held(snapshot) or ends.not_stored(end)
         return _failed(snapshot, end)
     if _all_succeeded(snapshot):
-        return Phase.SUCCEEDED, ends.still_held(snapshot)
+        return Phase.SUCCEEDED, ends.still_held(snapshot) or ends.not_stored(end)
     if snapshot.deleted:
         if annotation(snapshot.job, names.CANCELLED):
             return Phase.CANCELLED, reason_of({"code": "Cancelled"})
@@ -110,6 +110,8 @@ def _alive(snapshot: Snapshot, now: float) -> tuple[Phase, Reason | None]:
     if snapshot.job["metadata"].get("deletionTimestamp"):
         return _phase(snapshot), ends.being_deleted(snapshot)
     if snapshot.job["spec"].get("suspend"):
+        if annotation(snapshot.job, names.CANCELLED) and not snapshot.pods:
+            return Phase.CANCELLED, reason_of({"code": "Cancelled"})  # it ends as soon as its queue lets it begin
         return Phase.PENDING, kueue.why_suspended(snapshot)
     return _phase(snapshot), _what_keeps_it(snapshot, now)
 

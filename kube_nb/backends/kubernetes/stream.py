@@ -7,9 +7,9 @@ runner's own copy is read from the exact offset. Where neither can be had, the l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kube_nb.backends.base import Chunk, Cursor
 from kube_nb.backends.kubernetes import log, names
@@ -45,7 +45,20 @@ _SETTLE = 5.0
 """Seconds until the cluster has said of a container whose connection ended whether it runs."""
 
 
-def stream(api: Api, watch: Watch, stores: Stores, id: str, node: int, cursor: Cursor, follow: bool) -> Iterator[Chunk]:
+Ended = Callable[[Object, str, Mapping[str, Any]], None]
+"""Told of the Job, the name of a pod and the runner's last word in it, as soon as that was read."""
+
+
+def stream(
+    api: Api,
+    watch: Watch,
+    stores: Stores,
+    id: str,
+    node: int,
+    cursor: Cursor,
+    follow: bool,
+    ended: Ended = lambda job, pod, end: None,
+) -> Iterator[Chunk]:
     """The bytes of a node's stream from `cursor` on, as the protocol says.
 
     A chunk that says what is lost stands at the place of the loss and is not part of the stream's bytes.
@@ -57,7 +70,7 @@ def stream(api: Api, watch: Watch, stores: Stores, id: str, node: int, cursor: C
     jobs = _Jobs(api, watch, id, node, follow)
     attempt, offset = cursor.attempt, cursor.offset
     while (found := jobs.attempt(attempt)) is not None:
-        reading = _Attempt(api, stores, jobs, found, attempt, offset)
+        reading = _Attempt(api, stores, jobs, found, attempt, offset, ended)
         yield from reading.chunks()
         if reading.last:
             return
@@ -158,8 +171,11 @@ def _away(error: ApiError) -> Exception:
 class _Attempt:
     """One attempt of one node, read to its end."""
 
-    def __init__(self, api: Api, stores: Stores, jobs: _Jobs, found: _Found, number: int, offset: int) -> None:
+    def __init__(
+        self, api: Api, stores: Stores, jobs: _Jobs, found: _Found, number: int, offset: int, ended: Ended
+    ) -> None:
         self._api = api
+        self._tell_end = ended
         self._stores = stores
         self._jobs = jobs
         self._found = found
@@ -186,6 +202,8 @@ class _Attempt:
                 if self._heard.at == moved and time.monotonic() - began > _PATIENCE:
                     raise
             if self._heard.end is not None:
+                if not self._found.ended:
+                    self._tell_end(self._found.snapshot.job, self._name, self._heard.end)
                 self.last = is_last(self._heard.end, self._found.snapshot.job, self._found.pod)
                 return
             if whole and not ended and not self._jobs.follow:

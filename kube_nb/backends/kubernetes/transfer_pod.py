@@ -21,7 +21,7 @@ from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.feed import Feed
 from kube_nb.backends.kubernetes.manifests.transfer import runner_secret, transfer_job
 from kube_nb.backends.kubernetes.payload import runner_zip
-from kube_nb.backends.kubernetes.snapshot import condition, last_seen, state
+from kube_nb.backends.kubernetes.snapshot import condition, last_seen, queue_of, state
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.errors import Unreachable
 
@@ -130,7 +130,8 @@ class TransferPods:
         """Make the Job, unless there is one that lives."""
         there = self._api.list(JOBS, labels=f"{names.TRANSFER}={name}")[0]
         for found in there:
-            if instead_of.startswith(found["metadata"]["name"] + "-") and not _dying(found):
+            useless = instead_of.startswith(found["metadata"]["name"] + "-") or _waits_elsewhere(found, job)
+            if useless and not _dying(found):
                 self._end(found)
                 found["metadata"]["deletionTimestamp"] = "now"
         living = [found for found in there if not _dying(found)]
@@ -163,6 +164,12 @@ class TransferPods:
         except ApiError as error:
             if error.cause != "AlreadyExists":
                 raise
+
+
+def _waits_elsewhere(found: Object, job: Callable[[], Object]) -> bool:
+    """Whether it does not begin because of a queue in which this job would not have to wait."""
+    queue = queue_of(found)
+    return bool(found["spec"].get("suspend") and queue and queue != queue_of(job()))
 
 
 class _Seen:

@@ -13,7 +13,7 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, Api, ApiError, Kind, Object
 from kube_nb.backends.kubernetes.mirror import Mirror
 from kube_nb.backends.kubernetes.session import OF_JOBS, WARNINGS, Session, kueue_workloads
-from kube_nb.backends.kubernetes.snapshot import QUEUE, Snapshot, job_id
+from kube_nb.backends.kubernetes.snapshot import Snapshot, job_id, queue_of
 from kube_nb.backends.subscribed import Subscribed, renew_in_forks
 from kube_nb.errors import KubeNbError
 
@@ -220,7 +220,7 @@ def read(api: Api, ids: Iterable[str] | None = None, owner: str | None = None) -
     if all(snapshot.condition("Complete") for snapshot in found):
         return found
     _fill(mirror, EVENTS, _readable(api, EVENTS, fields=WARNINGS))
-    if any(QUEUE in (job["metadata"].get("labels") or {}) for job in jobs) and (kind := kueue_workloads(api)):
+    if any(map(queue_of, jobs)) and (kind := kueue_workloads(api)):
         _fill(mirror, kind, _readable(api, kind, labels=OF_JOBS))
     return [snapshot for snapshot in map(mirror.snapshot, mirror.ids()) if snapshot is not None]
 

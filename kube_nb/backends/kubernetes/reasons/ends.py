@@ -268,6 +268,20 @@ def still_held(snapshot: Snapshot) -> Reason | None:
     return None
 
 
+def not_stored(end: End | None) -> Reason | None:
+    """The code ended well, and what it made could not be put into the store at a URL."""
+    words = ((end or {}).get("detail") or {}).get("store")
+    if not isinstance(words, Mapping):
+        return None
+    return Reason(
+        code="NotStored",
+        what=f"what the job made could not be stored: {words.get('what') or 'its store failed'}",
+        why=str(words.get("why") or ""),
+        next=f"what your kernel had fetched by then is safe; for the rest {words.get('next') or 'see %kube_doctor'}, "
+        "and send it again with %kube_rerun",
+    )
+
+
 def _running(pod: Object) -> list[str]:
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return [status["name"] for status in statuses if "running" in (status.get("state") or {})]

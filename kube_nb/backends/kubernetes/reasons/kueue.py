@@ -6,7 +6,7 @@ import re
 
 from kube_nb.backends.base import Reason
 from kube_nb.backends.kubernetes.api import Object
-from kube_nb.backends.kubernetes.snapshot import QUEUE, Snapshot, about, condition
+from kube_nb.backends.kubernetes.snapshot import Snapshot, about, condition, queue_of
 
 _NO_QUEUE = re.compile(r"LocalQueue \S+ doesn't exist|LocalQueue \S+ not found", re.IGNORECASE)
 _INACTIVE = re.compile(r"(?:ClusterQueue|LocalQueue) \S+ is (?:inactive|stopped|not active)", re.IGNORECASE)
@@ -18,7 +18,7 @@ _WAITS = re.compile(r"insufficient unused quota", re.IGNORECASE)
 
 def why_suspended(snapshot: Snapshot) -> Reason:
     """Why a Job with `suspend` waits."""
-    queue = (snapshot.job["metadata"].get("labels") or {}).get(QUEUE)
+    queue = queue_of(snapshot.job)
     if not queue:
         return Reason(
             code="Suspended",
