@@ -41,8 +41,8 @@ def target(request: pytest.FixtureRequest, state_dir: Path, monkeypatch: pytest.
     if not request.param.on:
         pytest.skip("cluster: no KUBECONFIG")
     monkeypatch.setenv("KUBE_NB_ON", request.param.on)
-    if via := os.environ.get("CONFORMANCE_VIA"):  # tests/cluster/test_conformance_via.py
-        monkeypatch.setenv("KUBE_NB_VIA", via)
+    for setting in os.environ.get("CONFORMANCE_SET", "").split():  # tests/cluster/test_conformance_via.py
+        monkeypatch.setenv(*setting.split("=", 1))
     backend = Client().backend
     for mark in request.node.iter_markers("needs"):
         for capability in mark.args:

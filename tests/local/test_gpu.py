@@ -83,6 +83,21 @@ def test_a_large_tensor_goes_to_the_gpu_of_a_job_and_back(send: Sender) -> None:
     assert torch.equal(job.outputs["whole"], whole * 2)
 
 
+@pytest.mark.parametrize("library", ["cupy", "jax.numpy"])
+def test_arrays_of_other_libraries_come_back_on_the_device(
+    send: Sender, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a job inherits it, or the second one had no memory
+    arrays = pytest.importorskip(library, reason=f"gpu: {library} is not installed")
+    whole = arrays.arange(1_000_000, dtype="float32")
+    job = send.over(f"import {library}\nback = whole * 2", {"whole": whole}, gpus=1, outputs=["back"])
+    assert job.phase is Phase.SUCCEEDED, job.reason
+    back = job.outputs["back"]
+    assert type(back) is type(whole)
+    assert str(back.device) == str(whole.device)
+    assert bool((back == whole * 2).all())
+
+
 def test_who_asks_for_a_device_that_is_taken_waits_for_it(send: Sender) -> None:
     every = installed()
     first = send(HOLDS, gpus=every, name="first")

@@ -662,3 +662,13 @@ def test_a_time_of_submit_that_is_none_is_left_out(written):
     job = a_job()
     job["metadata"]["annotations"][names.SUBMITTED] = written
     assert age_order(job) == age_order(a_job())
+
+
+@pytest.mark.parametrize(("stamp", "ended"), [(BORN, NOW - 1), ("some time", None)])
+def test_what_was_cancelled_in_its_queue_has_ended(stamp, ended):
+    job = a_job()
+    job["spec"]["suspend"] = True
+    job["metadata"]["annotations"][names.CANCELLED] = stamp
+    status = status_of(Snapshot(job), NOW)
+    assert (status.phase, status.ended) == (Phase.CANCELLED, ended)
+    assert status.reason is not None

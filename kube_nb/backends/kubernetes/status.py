@@ -182,4 +182,12 @@ def _ended(snapshot: Snapshot, end: Mapping[str, Any] | None) -> float | None:
     failed = snapshot.condition("Failed") or {}
     stamps = [status.get("completionTime"), failed.get("lastTransitionTime")]
     stamps += [(state(pod, "terminated") or {}).get("finishedAt") for pod in snapshot.latest]
-    return next((seconds_of(stamp) for stamp in stamps if stamp), None)
+    return next((seconds_of(stamp) for stamp in stamps if stamp), None) or _asked_to_end(snapshot.job)
+
+
+def _asked_to_end(job: Object) -> float | None:
+    """When somebody asked a job to end that never began."""
+    try:
+        return seconds_of(annotation(job, names.CANCELLED))
+    except ValueError:  # others may write annotations, too
+        return None

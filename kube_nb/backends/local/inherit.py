@@ -24,7 +24,7 @@ _NAMES = frozenset(
 _PREFIXES = (
     *("LC_", "XDG_", "CONDA_"),
     # Devices and threads.
-    *("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "OMP_", "MKL_", "OPENBLAS_"),
+    *("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "XLA_", "JAX_", "OMP_", "MKL_", "OPENBLAS_"),
     # Index, cache and offline settings of the installers.
     *("UV_", "PIP_"),
 )
