@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from kube_nb.config import Settings
 
 
+Carried = Callable[[int, int], None]
+"""Called with (bytes that are there, bytes in all) while they are carried to or from a target."""
+
+
 class Capability(StrEnum):
     """What a backend may be unable to do. A test that needs one is skipped, and counted, where it is not declared."""
 
@@ -203,7 +207,7 @@ class Backend(Protocol):
         """What packages are installed for; None: the job has the kernel's own interpreter and packages."""
         ...
 
-    def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
+    def submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None = None) -> JobId:
         """Start the job `spec.id` and return that id.
 
         Calling again with the same id finds the same job: a lost answer makes no second one.
@@ -236,7 +240,7 @@ class Backend(Protocol):
         """
         ...
 
-    def fetch(self, id: JobId, digest: Digest, destination: Path) -> Path:
+    def fetch(self, id: JobId, digest: Digest, destination: Path, progress: Carried | None = None) -> Path:
         """Put an object the job wrote at `destination`, or say where it already lies on this machine.
 
         Returns:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kube_nb.backends.base import Backend, JobStatus, Reason, Subscription
+from kube_nb.backends.base import Backend, Carried, JobStatus, Reason, Subscription
 from kube_nb.errors import Corrupted, JobFailed, NotFound
 from kube_nb.events import Text
 from kube_nb.jobs.failure import exception_of, failed
@@ -56,6 +56,8 @@ class Job:
         self._status: JobStatus | None = None
         self.shared: dict[str, Any] = {}
         """Classes and values of the submitting kernel; empty where another process holds the job."""
+        self.fetching: Carried | None = None
+        """Told how far it is when something large is brought here."""
 
     # What it is -----------------------------------------------------------------------------------------------------
 
@@ -323,7 +325,7 @@ class Job:
         digests = [*reference.get("buffers", []), *([] if "data" in reference else [reference.get("pickle")])]
         local: Path | None = None
         for digest in filter(None, digests):
-            local = self._backend.fetch(self.id, digest, self._cache() / digest).parent
+            local = self._backend.fetch(self.id, digest, self._cache() / digest, self.fetching).parent
         return Objects(local or self._cache())
 
     def _cache(self) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kube_nb.backends.base import Backend, Bundle, Finding
+from kube_nb.backends.base import Backend, Bundle, Carried, Finding
 from kube_nb.capture.bundle import Progress, pack, repack
 from kube_nb.capture.cargo import Cargo, load_cargo
 from kube_nb.capture.work import Choice, Work
@@ -137,9 +137,13 @@ class Plan:
             run=self._record(bundle) if self.cargo.work.record else {},
         )
         journal = Journal(state)
-        job = _create(self.backend, self.spec, bundle, entry, journal)
+        job = _create(self.backend, self.spec, bundle, entry, journal, self._carried)
         job.shared |= {BEFORE: before, JOURNAL: journal, "detached": detached}
         return job
+
+    def _carried(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total, f"{size_text(done)} sent")
 
     def _record(self, bundle: Bundle) -> dict[str, Any]:
         """What a person needs to tell this run from others, and to do it again."""
@@ -211,11 +215,18 @@ def rerun(job: Job, backend: Backend, settings: Settings, environ: Mapping[str, 
     return again
 
 
-def _create(backend: Backend, spec: JobSpec, bundle: Bundle, entry: Entry, journal: Journal) -> Job:
+def _create(
+    backend: Backend,
+    spec: JobSpec,
+    bundle: Bundle,
+    entry: Entry,
+    journal: Journal,
+    progress: Carried | None = None,
+) -> Job:
     """Write it down, then create: a job that is nowhere written down is a job that may be lost."""
     journal.write(entry)
     try:
-        backend.submit(spec, bundle)
+        backend.submit(spec, bundle, progress)
     except (Refused, StorageFailed):
         _forget(spec, bundle, journal)
         raise

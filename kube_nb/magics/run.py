@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kube_nb.jobs.assign import Return, let_go, returned
 from kube_nb.jobs.card import Card, snapshot
 from kube_nb.jobs.failure import as_ipython_shows_it, failed
 from kube_nb.jobs.interrupts import Terminated, ending, interrupted, somebody_watches, watched
-from kube_nb.jobs.outputs import RESULT
+from kube_nb.jobs.outputs import RESULT, size_text
 from kube_nb.jobs.replay import Replay
 from kube_nb.magics.draw import Board, Screen
 from kube_nb.spec import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from IPython.core.interactiveshell import InteractiveShell
 
     from kube_nb.capture.work import Work
@@ -23,11 +26,11 @@ if TYPE_CHECKING:
     from kube_nb.jobs.job import Job
 
 _LONG = 2.0
-"""Seconds after which packing shows its progress."""
+"""Seconds after which packing, sending and fetching show their progress."""
 
 
 def send(shell: InteractiveShell, client: Client, work: Work, *, detached: bool) -> tuple[Job, Board]:
-    """Submit, with a card that tells how far packing is where that takes long."""
+    """Submit, with a card that tells how far packing and sending are where that takes long."""
     board = Board(shell, secrets.token_hex(4))
     started = time.monotonic()
 
@@ -80,6 +83,7 @@ def attend(
 
 def finish(shell: InteractiveShell, job: Job, board: Board, replay: Replay, *, assign: bool = True) -> Any:
     """Bind what came back in one step, draw the last card, raise what the job raised."""
+    job.fetching = _shown_on(board, snapshot(job, replay))
     back = returned(job, shell.user_ns) if assign else Return(values={}, row=())
     if back.values:
         shell.push(back.values)
@@ -96,6 +100,17 @@ def finish(shell: InteractiveShell, job: Job, board: Board, replay: Replay, *, a
     reason = job.reason
     assert reason is not None, "a job that did not succeed has a reason"
     raise failed(job.id, reason)
+
+
+def _shown_on(board: Board, card: Card) -> Callable[[int, int], None]:
+    """Shows on the card how far fetching is, where that takes long."""
+    started = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        if time.monotonic() - started >= _LONG:
+            board.draw(replace(card, progress=(done, total, f"{size_text(done)} fetched")))
+
+    return progress
 
 
 def watch(job: Job, board: Board) -> None:

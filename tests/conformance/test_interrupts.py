@@ -149,7 +149,7 @@ def test_an_interrupt_while_the_job_is_sent_leaves_none_that_nobody_knows_of(
     kind = type(Client().backend)
     submit = kind.submit
 
-    def interrupted(self: Any, spec: Any, bundle: Any) -> Any:
+    def interrupted(self: Any, spec: Any, bundle: Any, progress: Any) -> Any:
         if after:
             submit(self, spec, bundle)
         raise KeyboardInterrupt

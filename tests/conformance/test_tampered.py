@@ -98,10 +98,10 @@ def on_the_way(send: Sender, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tampe
         backend = send.client.options().backend
         submit = type(backend).submit
 
-        def tampered(self: Any, spec: JobSpec, bundle: Bundle) -> Any:
+        def tampered(self: Any, spec: JobSpec, bundle: Bundle, progress: Any = None) -> Any:
             bundle = replace(bundle)
             tamper(bundle)
-            return submit(self, spec, bundle)
+            return submit(self, spec, bundle, progress)
 
         monkeypatch.setattr(type(backend), "submit", tampered)
 
@@ -181,8 +181,8 @@ def on_the_way_back(
         for attempt, data in whole.items():
             yield Chunk(replace(args[2] if len(args) > 2 else chunk.at, attempt=attempt, offset=0), stream(data))
 
-    def fetched(self: Any, id: Any, digest: Any, destination: Path) -> Path:
-        original = fetch(self, id, digest, destination)
+    def fetched(self: Any, id: Any, digest: Any, destination: Path, progress: Any = None) -> Path:
+        original = fetch(self, id, digest, destination, progress)
         destination.parent.mkdir(parents=True, exist_ok=True)
         copy = destination.with_name(original.name)
         copy.write_bytes(original.read_bytes())

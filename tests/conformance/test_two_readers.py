@@ -68,7 +68,7 @@ def test_submitting_twice_with_one_id_makes_one_job(send: Sender) -> None:
     submit = kind.submit
     seen = []
 
-    def twice(self, spec, bundle):  # the answer to the first is lost
+    def twice(self, spec, bundle, progress):  # the answer to the first is lost
         submit(self, spec, bundle)
         seen.append(spec.id)
         return submit(self, spec, bundle)

@@ -45,7 +45,7 @@ def jump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(starting, "_ENTRY", str(entry_with(patch, tmp_path)))
     submit = LocalBackend.submit
 
-    def with_a_bad_clock(self: LocalBackend, spec: Any, bundle: Any) -> Any:
+    def with_a_bad_clock(self: LocalBackend, spec: Any, bundle: Any, progress: Any) -> Any:
         runner = tmp_path / "runner"
         if not runner.exists():
             shutil.copytree(bundle.runner, runner)

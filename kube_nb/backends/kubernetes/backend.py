@@ -14,6 +14,7 @@ from kube_nb.backends.base import (
     Bundle,
     Capability,
     Capacity,
+    Carried,
     Chunk,
     Cursor,
     Finding,
@@ -93,10 +94,10 @@ class KubernetesBackend:
         setting: str = self._settings.get("store")
         return replace(found, needs=needs_of(setting)) if is_url(setting) else found
 
-    def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
+    def submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None = None) -> JobId:
         """As the protocol says."""
         with refused(self._api.namespace):
-            plan = self._stored(self._plan(spec, bundle), bundle)
+            plan = self._stored(self._plan(spec, bundle), bundle, progress)
             job = submit.create(self._api, plan, bundle)
             self._stores.hand_over(plan)
         self._watch.remember(job)
@@ -141,12 +142,12 @@ class KubernetesBackend:
             ended = self._keeping.ended
             yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended)
 
-    def fetch(self, id: JobId, digest: Digest, destination: Path) -> Path:
+    def fetch(self, id: JobId, digest: Digest, destination: Path, progress: Carried | None = None) -> Path:
         """As the protocol says."""
         if self._keeping.fetch(id, digest, destination):
             return destination
         with refused(self._api.namespace):
-            return fetch(self._api, self._watch, self._stores, id, digest, destination)
+            return fetch(self._api, self._watch, self._stores, id, digest, destination, progress)
 
     def bundle(self, id: JobId) -> Path:
         """As the protocol says: the submitter's state directory keeps it."""
@@ -259,13 +260,13 @@ class KubernetesBackend:
         """What a submit would do; a store is not chosen yet."""
         return plan_of(spec, self._settings, namespace=self._api.namespace, user=self._user, bundle=bundle)
 
-    def _stored(self, plan: JobPlan, bundle: Bundle) -> JobPlan:
+    def _stored(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> JobPlan:
         """The plan with its store, which holds what is too large for the Secret."""
         large = plan.transport != "secret"
         plan = replace(plan, store=self._stores.choose(plan, needed=large))
         if not large:
             return plan
-        if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle):
+        if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle, progress):
             return replace(plan, transport="store")
         return plan
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kube_nb.backends.base import Carried
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Api, ApiError
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, over, state
 from kube_nb.backends.kubernetes.store import Stores, claim_of, folder_of, place_of
-from kube_nb.backends.kubernetes.transfer import Container, Progress, get_objects
+from kube_nb.backends.kubernetes.transfer import Container, get_objects
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import NotFound
 from kube_nb.store.url import UrlStore, is_url
@@ -22,7 +23,7 @@ def fetch(
     id: str,
     digest: str,
     destination: Path,
-    progress: Progress | None = None,
+    progress: Carried | None = None,
 ) -> Path:
     """Put an object that the job wrote at `destination`, verified; what came before a break is not asked for again.
 
@@ -62,7 +63,7 @@ def fetch(
 
 
 def _from_running(
-    api: Api, snapshot: Snapshot, folder: str, digest: str, destination: Path, progress: Progress | None
+    api: Api, snapshot: Snapshot, folder: str, digest: str, destination: Path, progress: Carried | None
 ) -> bool:
     """Whether one of the job's own containers had it."""
     for pod in snapshot.pods:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kube_nb.backends.base import Bundle
+from kube_nb.backends.base import Bundle, Carried
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, Api, ApiError, Object
 from kube_nb.backends.kubernetes.manifests import marks
@@ -26,7 +26,7 @@ from kube_nb.backends.kubernetes.manifests.claim import claim, shared_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, end_of, job_id
-from kube_nb.backends.kubernetes.transfer import Container, Progress, put_objects
+from kube_nb.backends.kubernetes.transfer import Container, put_objects
 from kube_nb.backends.kubernetes.transfer_pod import NoPod, TransferPods
 from kube_nb.capture.runner_object import runner_object
 from kube_nb.config import Settings
@@ -246,7 +246,7 @@ class Stores:
 
     # Bundles --------------------------------------------------------------------------------------------------------
 
-    def put_bundle(self, plan: JobPlan, bundle: Bundle, progress: Progress | None = None) -> bool:
+    def put_bundle(self, plan: JobPlan, bundle: Bundle, progress: Carried | None = None) -> bool:
         """Put what a job needs into its store, before the job is made; what is there already is not sent again.
 
         The job's own claim is made for it. Until `hand_over` it belongs to the transfer pod's Job, and goes with that.

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kube_nb.backends.base import Carried
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Api, ApiError
 from kube_nb.backends.kubernetes.exec import STDERR, STDOUT, Exec, ExecFailed, not_running
 from kube_nb.errors import Corrupted, KubeNbError, NotFound, Unreachable
 from kube_nb.runner.carry import PIECE, Part
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes that are there, bytes in all) while they move."""
 TOOL = ("python3", "-I", "-S", f"{names.SECRET}/{names.RUNNER_ZIP}", "tool")
 PATIENCE = 60.0
 """Seconds for which a broken connection is made again while no byte moves."""
@@ -51,7 +50,7 @@ def put_objects(
     container: Container,
     directory: str,
     objects: Mapping[str, Path],
-    progress: Progress | None = None,
+    progress: Carried | None = None,
 ) -> int:
     """Put files, named by their digests, below `directory` of a container; what is there already is not sent again.
 
@@ -74,7 +73,7 @@ def get_objects(
     container: Container,
     directory: str,
     destinations: Mapping[str, Path],
-    progress: Progress | None = None,
+    progress: Carried | None = None,
 ) -> None:
     """Bring objects from `directory` of a container, each to its own path; what came before is not asked for again.
 
@@ -90,7 +89,7 @@ def get_objects(
 
 
 class _Put:
-    def __init__(self, objects: Mapping[str, tuple[Path, int]], progress: Progress | None) -> None:
+    def __init__(self, objects: Mapping[str, tuple[Path, int]], progress: Carried | None) -> None:
         self._objects = objects
         self._progress = progress
         self._total = sum(size for _, size in objects.values())
@@ -141,7 +140,7 @@ class _Put:
 
 
 class _Get:
-    def __init__(self, destinations: Mapping[str, Path], progress: Progress | None) -> None:
+    def __init__(self, destinations: Mapping[str, Path], progress: Carried | None) -> None:
         self.missing = dict(destinations)
         self._progress = progress
         self._total = 0

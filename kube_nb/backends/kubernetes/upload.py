@@ -9,12 +9,12 @@ import logging
 import threading
 from pathlib import Path
 
-from kube_nb.backends.base import Bundle
+from kube_nb.backends.base import Bundle, Carried
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Api, ApiError, Object
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
-from kube_nb.backends.kubernetes.transfer import Container, Progress, put_objects
+from kube_nb.backends.kubernetes.transfer import Container, put_objects
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.errors import KubeNbError, Unreachable
 from kube_nb.store.bundles import sending
@@ -33,7 +33,7 @@ class Uploads:
         self._lock = threading.Lock()
         self._running: dict[str, threading.Event] = {}
 
-    def start(self, plan: JobPlan, bundle: Bundle, progress: Progress | None = None) -> None:
+    def start(self, plan: JobPlan, bundle: Bundle, progress: Carried | None = None) -> None:
         """Send the bundle to each pod of the job as soon as it runs, until the job has ended. Returns at once."""
         id = plan.spec.id
         with self._lock:
@@ -69,7 +69,7 @@ class _Upload:
         id: str,
         nodes: int,
         bundle: Path,
-        progress: Progress | None,
+        progress: Carried | None,
         sent: threading.Event,
     ) -> None:
         self._api = api

@@ -20,6 +20,7 @@ from kube_nb.backends.base import (
     Bundle,
     Capability,
     Capacity,
+    Carried,
     Chunk,
     Cursor,
     Finding,
@@ -92,7 +93,7 @@ class LocalBackend:
     def platform(self, spec: JobSpec) -> None:
         """The kernel's own."""
 
-    def submit(self, spec: JobSpec, bundle: Bundle) -> JobId:
+    def submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None = None) -> JobId:
         """As the protocol says."""
         if not valid_id(spec.id):
             raise BadValue(what=f"`{spec.id}` is not a job id", next="use small letters, digits and dashes, 63 at most")
@@ -130,7 +131,7 @@ class LocalBackend:
             return read_stream(job, node, cursor)
         return follow_stream(job, str(self._state), self._bus, node, cursor)
 
-    def fetch(self, id: JobId, digest: Digest, destination: Path) -> Path:
+    def fetch(self, id: JobId, digest: Digest, destination: Path, progress: Carried | None = None) -> Path:
         """Where the object lies; `destination` is not needed here."""
         path = Path(self._job(id).out, "objects", digest)
         if len(digest) != 64 or not digest.isalnum() or not path.is_file():
