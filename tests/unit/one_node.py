@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -206,18 +205,3 @@ class Running:
             assert time.monotonic() < deadline, f"{text!r} never came"
             assert self.process.poll() is None, f"the runner ended before {text!r} came"
             time.sleep(0.005)
-
-
-def gone(pid: int, seconds: float = 5) -> bool:
-    """Whether this process ends within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        status = Path(f"/proc/{pid}/stat")
-        if status.exists() and status.read_bytes().rpartition(b")")[2].split()[0] == b"Z":
-            return True
-        time.sleep(0.01)
-    return False

@@ -13,8 +13,8 @@ import pytest
 
 from kube_nb.backends.reasons import reason_of
 from kube_nb.runner import ending
+from tests.conformance.sending import gone
 from tests.unit.gang_nodes import Nodes, Puppet, connect
-from tests.unit.one_node import gone
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,8 @@ from kube_nb.backends.base import Cursor, JobStatus
 from kube_nb.backends.local.bus import runtime_directory
 from kube_nb.errors import BadValue, NotFound, Refused
 from kube_nb.spec import Environment, Gpu, JobId, JobSpec, Phase, Placement, Resources, SecretUse, VolumeUse
-from tests.unit.small_runner.workshop import FOREVER, PATIENCE, Workshop, gone
+from tests.conformance.sending import gone
+from tests.unit.small_runner.workshop import FOREVER, PATIENCE, Workshop
 
 
 @pytest.fixture

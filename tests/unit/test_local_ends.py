@@ -15,7 +15,8 @@ from kube_nb.backends.local import backend, lock
 from kube_nb.backends.local.directory import JobDirectory
 from kube_nb.backends.local.processes import Identity
 from kube_nb.spec import Phase, Resources
-from tests.unit.small_runner.workshop import FOREVER, Workshop, gone
+from tests.conformance.sending import gone
+from tests.unit.small_runner.workshop import FOREVER, Workshop
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 
 from kube_nb.errors import StorageFailed
 from kube_nb.spec import JobSpec, Phase, new_job_id
-from tests.unit.small_runner.workshop import FOREVER, Workshop, gone
+from tests.conformance.sending import gone
+from tests.unit.small_runner.workshop import FOREVER, Workshop
 
 
 @pytest.fixture

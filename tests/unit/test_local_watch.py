@@ -17,7 +17,8 @@ from kube_nb.backends.local.bus import Bus, Listener, runtime_directory
 from kube_nb.backends.local.watch import Watch
 from kube_nb.errors import NotFound
 from kube_nb.spec import JobSpec, Phase, new_job_id
-from tests.unit.small_runner.workshop import FOREVER, PATIENCE, Workshop, gone
+from tests.conformance.sending import gone
+from tests.unit.small_runner.workshop import FOREVER, PATIENCE, Workshop
 
 
 @pytest.fixture

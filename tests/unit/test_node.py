@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from kube_nb.runner import ending
 from kube_nb.runner.objects import Objects
-from tests.unit.one_node import KEY, OneNode, Ran, gone
+from tests.conformance.sending import gone
+from tests.unit.one_node import KEY, OneNode, Ran
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kube_nb.runner import processes
-from tests.unit.one_node import OneNode, gone
+from tests.conformance.sending import gone
+from tests.unit.one_node import OneNode
 
 SLEEP = "import os, time; print('pid', os.getpid(), '.', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP

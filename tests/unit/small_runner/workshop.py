@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from kube_nb import events
 from kube_nb.backends.base import Bundle, Chunk, Cursor, JobStatus
 from kube_nb.backends.local import LocalBackend, lock
-from kube_nb.backends.local.processes import Identity
 from kube_nb.events import Decoder, Text
 from kube_nb.spec import Digest, JobId, JobSpec, Policy, Resources, new_job_id
 
@@ -131,12 +129,3 @@ class Workshop:
             (place / "lock").write_text("")
             made = pattern | {"id": place.name, "created": number + 1.0, "ended": number + 1.0}
             (place / "state.json").write_text(json.dumps(made))
-
-
-def gone(pid: int) -> bool:
-    """Wait until a process has ended; one that nobody has reaped yet has."""
-    until = time.monotonic() + PATIENCE
-    while Identity.of(pid).start:
-        assert time.monotonic() < until, f"process {pid} still runs"
-        time.sleep(0.005)
-    return True
