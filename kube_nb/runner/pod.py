@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from . import ending, visits
+from . import ending, served, visits
 from .loop import Interrupted, Signals
 from .node import Arguments, Node
 from .stream import KUBELET_KEEPS
@@ -145,7 +145,7 @@ class PodNode(Node):
         status = super().run()
         if self._pod.url:
             self._put_log()
-        if self._lingers:
+        if self._lingers and not served.all_taken(self._pod.run):
             visits.wait_until_left(self._hall, self._lingers, _LONGEST_LINGER)
         elif self._useless:
             self._remove()

@@ -22,8 +22,14 @@ def note(run: str, path: str) -> None:
         folder = os.path.join(run, _FOLDER)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         os.close(os.open(os.path.join(folder, os.path.basename(path)), os.O_WRONLY | os.O_CREAT, 0o600))
-        if _ended(run) and all(os.path.exists(os.path.join(folder, name)) for name in _wanted(run)):
+        if all_taken(run):
             visits.Visit(run).say("release")
+
+
+def all_taken(run: str) -> bool:
+    """Whether the job has ended and somebody has all of it: who reads its last word may be quicker than its end."""
+    taken = _names(os.path.join(run, _FOLDER))
+    return _ended(run) and all(name in taken for name in _wanted(run))
 
 
 def _ended(run: str) -> bool:
