@@ -141,6 +141,20 @@ def test_the_pod_of_the_next_job_cleans_up_by_the_way(here, mine):
     here.api.delete(JOBS, job, propagation="Background")
 
 
+def test_a_job_without_a_store_cleans_up_what_is_kept_here(here):
+    old = here.folder / "state" / "results" / "old"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    stamp = here.stores.memory.with_suffix(".swept")
+    stamp.unlink(missing_ok=True)
+    cleaning(here).after(new_job_id("t-next"), Store())
+    give_up = time.monotonic() + 60
+    while not stamp.exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    assert not old.exists()
+
+
 def test_the_shared_claim_goes_when_it_is_asked_for_and_nobody_needs_it(here, live):
     with pytest.raises(Refused, match=live):
         cleaning(here).clean_store()

@@ -77,3 +77,13 @@ def test_a_bundle_that_is_still_sent_is_kept(tmp_path: Path):
     with bundles.sending(tmp_path / "bundles" / "sent"):
         assert gone() == ["old"]
     assert sorted(gone()) == ["old", "sent"]
+
+
+def test_what_was_brought_here_goes_in_time_too(tmp_path: Path):
+    folder = tmp_path / "results" / "old"
+    folder.mkdir(parents=True)
+    (folder / "object").write_bytes(bytes(10_000))
+    os.utime(folder, (0, 0))
+    (one,) = surplus(bundles.kept(tmp_path, NOW), max_bytes=1e9, max_age=DAY, now=NOW)
+    assert (one.kind, one.path) == ("result", folder)
+    assert one.size >= 10_000

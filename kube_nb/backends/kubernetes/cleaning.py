@@ -85,9 +85,8 @@ class Cleaning:
         return removed
 
     def after(self, id: str, store: Store) -> None:
-        """Clean up in the background, through the pod of a job that was just submitted, where a day has gone by."""
-        if store.kind not in ("shared", "url"):
-            return
+        """Clean up in the background where a day has gone by: a shared claim through the pod of the job `id`, which was
+        just submitted."""
         stamp = self._stores.memory.with_suffix(".swept")
         if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY:
             return
@@ -95,9 +94,9 @@ class Cleaning:
 
     def _later(self, id: str, store: Store, stamp: Path) -> None:
         try:
-            if store.url:
+            if store.kind == "url":
                 self._sweep_url(store.url, self._age, dry_run=False)
-            else:
+            elif store.kind == "shared":
                 pod = self._watch.wait(id, _running)
                 claim = self._api.find(CLAIMS, store.claim)
                 if not pod or claim is None:
