@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from . import ending, served, visits
+from . import arrival, ending, served, visits
 from .loop import Interrupted, Signals
 from .node import Arguments, Node
 from .stream import KUBELET_KEEPS
@@ -83,7 +83,7 @@ class Place:
     def say_pid(self) -> None:
         """Let tools know whom to signal, now that signals are heard."""
         path = os.path.join(self.run, "pid")
-        _write(f"{path}.new", b"%d\n" % os.getpid())
+        arrival.write(f"{path}.new", b"%d\n" % os.getpid())
         os.rename(f"{path}.new", path)
 
     def arguments(self, end: str) -> list[str]:
@@ -160,9 +160,9 @@ class PodNode(Node):
         if pod.node == 0 and pod.disruptions > _DISRUPTIONS:
             what = f"the job was interrupted {pod.disruptions} times"
             raise ending.CannotGoOn("Disrupted", what, {"disruptions": pod.disruptions})
-        self._unpack_bundle()
+        arrival.unpack(pod)
         if pod.transport == "upload":
-            self._wait_for_upload()
+            arrival.wait_for_upload(pod, self._stream, self._hall)
         if pod.transport == "store" and pod.url:
             self._fetch_bundle()
         return super()._attempt()
@@ -201,63 +201,6 @@ class PodNode(Node):
 
     # Before ---------------------------------------------------------------------------------------------------------
 
-    def _unpack_bundle(self) -> None:
-        """The bundle as a folder, from the Secret and, where it is larger, from the store.
-
-        Raises:
-            CannotGoOn: BundleCorrupted.
-        """
-        import zlib
-        from zipimport import ZipImportError, zipimporter
-
-        pod = self._pod
-        objects = os.path.join(pod.bundle, "objects")
-        if pod.transport == "store" and not pod.url:
-            os.makedirs(pod.bundle, mode=0o700, exist_ok=True)
-            with suppress(FileExistsError):
-                os.symlink(os.path.join(pod.kept, "bundle", "objects"), objects)
-        else:
-            os.makedirs(objects, mode=0o700, exist_ok=True)
-        try:
-            # Reads any zip, and is there already: `zipfile` takes longer to import than all of this.
-            archive = zipimporter(os.path.join(pod.secret, "bundle.zip"))
-            names = archive.get_data("files.txt").decode().splitlines()
-            for name in names:
-                folder, _, last = name.rpartition("/")
-                if folder not in ("", "objects") or last in ("", ".", ".."):
-                    raise ending.CannotGoOn("BundleCorrupted", f"`{name[:200]}` does not belong into a bundle")
-                _write(os.path.join(pod.bundle, name), archive.get_data(name))
-        except (ZipImportError, zlib.error, OSError, ValueError, EOFError) as error:
-            if isinstance(error, OSError) and ending.disk_is_full(error):
-                raise
-            raise ending.CannotGoOn("BundleCorrupted", f"bundle.zip cannot be unpacked: {error}") from error
-
-    def _wait_for_upload(self) -> None:
-        """Wait until every object that the manifest names is there; whoever sends them says when one is.
-
-        Raises:
-            CannotGoOn: NotUploaded: nothing came for a long time.
-            Interrupted: somebody wants the job to end.
-        """
-        with open(os.path.join(self._pod.bundle, "manifest.json"), encoding="utf-8") as file:
-            sizes: dict[str, int] = json.load(file)["sizes"]
-        total = sum(sizes.values())
-        self._stream.state("Starting", "upload", f"waiting for {_size(total)} from the kernel")
-        heard = time.monotonic()
-        while missing := [name for name, size in sizes.items() if not self._arrived(name, size)]:
-            left = heard + self._pod.patience - time.monotonic()
-            if left <= 0 and self._hall.empty:
-                what = f"{len(missing)} of {len(sizes)} files never came"
-                raise ending.CannotGoOn("NotUploaded", what, {"missing": len(missing)})
-            if self._hall.hear(max(left, 1.0)):
-                heard = time.monotonic()
-
-    def _arrived(self, name: str, size: int) -> bool:
-        try:
-            return os.stat(os.path.join(self._pod.bundle, "objects", os.path.basename(name))).st_size == size
-        except FileNotFoundError:
-            return False
-
     def _fetch_bundle(self) -> None:
         """The bundle's objects from the store at a URL; what reaches it is installed first.
 
@@ -273,7 +216,7 @@ class PodNode(Node):
         away = self._away()
         assert away is not None
         sizes: dict[str, int] = self._manifest["sizes"]
-        self._stream.state("Starting", "fetch", f"{_size(sum(sizes.values()))} from the store")
+        self._stream.state("Starting", "fetch", f"{arrival.size_text(sum(sizes.values()))} from the store")
         objects = {os.path.basename(name): size for name, size in sizes.items()}
         self._try(lambda: away.fetch("bundle/objects", os.path.join(self._pod.bundle, "objects"), objects))
 
@@ -383,14 +326,6 @@ def _stillborn(error: Exception, end: str) -> int:
     return ending.CODES[code]
 
 
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb", buffering=0) as file:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) or 0 :]
-
-
 def _make(folder: str) -> None:
     with suppress(OSError):  # the person named it; what needs it will say so
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -417,7 +352,3 @@ def _holds_something(folder: str) -> bool:
             return next(entries, None) is not None
     except OSError:
         return False
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.3g} MB" if count >= 1e6 else f"{count} bytes"
