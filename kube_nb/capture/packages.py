@@ -99,7 +99,7 @@ def pins(
     providers = kernel.distributions(imported)
     chosen = {canonicalize_name(name) for name in asked}
     roots = {canonicalize_name(name) for names in providers.values() for name in names} - chosen
-    found = resolve_for(kernel.closure(roots), target, serves, roots=roots)
+    found = resolve_for(kernel.closure(roots), target, serves, roots=roots, here=here())
     unknown = sorted({name.partition(".")[0] for name in imported} - {name.partition(".")[0] for name in providers})
     missing = f"imported, but not installed here, so the image has to have it: {', '.join(unknown)}; or add --packages"
     return Pins(

@@ -163,7 +163,12 @@ _CONDA_BUILD = re.compile(r"/(feedstock_root|croot|conda-bld|ci_py\d+|work/ci_)"
 
 
 def resolve_for(
-    lock: Sequence[Installed], target: Platform, serves: Serves = nobody, *, roots: Iterable[str] | None = None
+    lock: Sequence[Installed],
+    target: Platform,
+    serves: Serves = nobody,
+    *,
+    roots: Iterable[str] | None = None,
+    here: Platform | None = None,
 ) -> Pins:
     """The packages of `lock` as they are installed on `target`.
 
@@ -172,6 +177,7 @@ def resolve_for(
         serves: asked what the person's index has for the target, and only where the answer changes something.
         roots: distributions that the code imports; they become pins, what they require becomes constraints.
             Default: all of `lock`.
+        here: the kernel's platform: what is not required there either is not spoken of. Default: it may be any.
 
     Raises:
         CannotTravel: something was installed from a local path, which only this machine has.
@@ -180,7 +186,8 @@ def resolve_for(
     known = rules.named(lock)
     wanted = set(known) if roots is None else {rules.names.get(key, key) for key in map(canonicalize_name, roots)}
     reached = _closure(known, wanted, [markers_of(target)])
-    for key in sorted(_closure(known, wanted, _any_system(target)) - reached):
+    at_home = [markers_of(here)] if here else _any_system(target)
+    for key in sorted(_closure(known, wanted, at_home) - reached):
         rules.leave_out(known[key], f"for another platform than {called(target)}")
     imported_first = sorted(reached, key=lambda key: (key not in wanted, key))
     decided = {key: pin for key in imported_first if (pin := rules.pin(known[key]))}

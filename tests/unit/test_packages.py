@@ -198,6 +198,15 @@ def test_extras_bring_what_they_require_and_nothing_else() -> None:
     assert outcome.lines == ("not installed in the job, for another platform than Linux (x86_64): winloop 1.0",)
 
 
+def test_what_the_kernel_does_not_require_either_is_not_spoken_of() -> None:
+    """It is installed here for something else, and says nothing about the job."""
+    installed = [one("app", requires=("zones; sys_platform == 'win32'", "bundle; sys_platform == 'darwin'"))]
+    installed += [one("zones"), one("bundle")]
+    assert resolve_for(installed, LINUX, roots=["app"], here=LINUX).lines == ()
+    mac = resolve_for(installed, LINUX, roots=["app"], here=Platform(system="Darwin", machine="arm64"))
+    assert mac.lines == ("not installed in the job, for another platform than Linux (x86_64): bundle 1.0",)
+
+
 def test_what_is_recorded_of_this_kernel_is_what_python_says_of_it() -> None:
     names = {canonicalize_name(one.metadata["Name"]) for one in distributions()}
     kernel = Kernel()
