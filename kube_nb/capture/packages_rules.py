@@ -186,7 +186,7 @@ def resolve_for(
     known = rules.named(lock)
     wanted = set(known) if roots is None else {rules.names.get(key, key) for key in map(canonicalize_name, roots)}
     reached = _closure(known, wanted, [markers_of(target)])
-    at_home = [markers_of(here)] if here else _any_system(target)
+    at_home = [markers_of(replace(here, python=target.python))] if here else _any_system(target)
     for key in sorted(_closure(known, wanted, at_home) - reached):
         rules.leave_out(known[key], f"for another platform than {called(target)}")
     imported_first = sorted(reached, key=lambda key: (key not in wanted, key))

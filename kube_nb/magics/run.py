@@ -84,13 +84,16 @@ def attend(
 def finish(shell: InteractiveShell, job: Job, board: Board, replay: Replay, *, assign: bool = True) -> Any:
     """Bind what came back in one step, draw the last card, raise what the job raised."""
     job.fetching = _shown_on(board, snapshot(job, replay))
-    back = returned(job, shell.user_ns) if assign else Return(values={}, row=())
-    if back.values:
-        shell.push(back.values)
-    if job.phase is Phase.SUCCEEDED and job.outputs.files:
-        from pathlib import Path
+    try:
+        back = returned(job, shell.user_ns) if assign else Return(values={}, row=())
+        if back.values:
+            shell.push(back.values)
+        if job.phase is Phase.SUCCEEDED and job.outputs.files:
+            from pathlib import Path
 
-        job.outputs.save_files(Path.cwd())
+            job.outputs.save_files(Path.cwd())
+    finally:
+        job.fetching = None  # what is fetched later has nothing to do with this cell
     board.close(snapshot(job, replay, back.row))
     if job.phase is Phase.SUCCEEDED:
         return job.outputs.values_now().get(RESULT)

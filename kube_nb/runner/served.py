@@ -29,7 +29,7 @@ def note(run: str, path: str) -> None:
 def all_taken(run: str) -> bool:
     """Whether the job has ended and somebody has all of it: who reads its last word may be quicker than its end."""
     taken = _names(os.path.join(run, _FOLDER))
-    return _ended(run) and all(name in taken for name in _wanted(run))
+    return bool(taken) and _ended(run) and all(name in taken for name in _wanted(run))
 
 
 def _ended(run: str) -> bool:

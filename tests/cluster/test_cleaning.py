@@ -145,7 +145,7 @@ def test_a_job_without_a_store_cleans_up_what_is_kept_here(here):
     old = here.folder / "state" / "results" / "old"
     old.mkdir(parents=True)
     os.utime(old, (0, 0))
-    stamp = here.stores.memory.with_suffix(".swept")
+    stamp = here.stores.memory.with_suffix(".swept-here")
     stamp.unlink(missing_ok=True)
     cleaning(here).after(new_job_id("t-next"), Store())
     give_up = time.monotonic() + 60

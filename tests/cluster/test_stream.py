@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from kube_nb.backends.base import Cursor
+from kube_nb.backends.kubernetes import stream
 from kube_nb.backends.kubernetes.api import PODS
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.errors import NotFound
@@ -124,6 +125,28 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(cluster, unique, tmp_pa
         read = read_all(there.stream(id), seen)
         assert gone.is_set()
     assert read.text == printed(200)
+
+
+def test_a_silent_job_is_followed_however_often_its_connections_are_cut(cluster, unique, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "_PATIENCE", 1.0)
+    id = unique("silent")
+    with wired(cluster) as (api, wire), place(api, tmp_path) as there:
+        there.send(id, "import time\nprint('line', 0, flush=True)\ntime.sleep(12)\nprint('line', 1)")
+        begun = threading.Event()
+
+        def seen(chunk) -> None:
+            if b"line 0\n" in chunk.data and not begun.is_set():
+                begun.set()
+                threading.Thread(target=cut, daemon=True).start()
+
+        def cut() -> None:
+            for _ in range(3):
+                threading.Event().wait(3)
+                wire.cut()
+
+        read = read_all(there.stream(id), seen)
+        assert wire.cuts == 3
+    assert read.text == printed(2)
 
 
 @pytest.mark.alone

@@ -667,8 +667,16 @@ def test_a_time_of_submit_that_is_none_is_left_out(written):
 @pytest.mark.parametrize(("stamp", "ended"), [(BORN, NOW - 1), ("some time", None)])
 def test_what_was_cancelled_in_its_queue_has_ended(stamp, ended):
     job = a_job()
-    job["spec"]["suspend"] = True
+    job["spec"] |= {"suspend": True, "parallelism": 0}
     job["metadata"]["annotations"][names.CANCELLED] = stamp
     status = status_of(Snapshot(job), NOW)
     assert (status.phase, status.ended) == (Phase.CANCELLED, ended)
     assert status.reason is not None
+
+
+def test_a_job_that_was_suspended_while_it_was_cancelled_is_not_over():
+    """Its pods were told to end, it was not: who cancels it again, does."""
+    job = a_job()
+    job["spec"] |= {"suspend": True, "parallelism": 1}
+    job["metadata"]["annotations"][names.CANCELLED] = BORN
+    assert status_of(Snapshot(job), NOW).phase is Phase.PENDING

@@ -106,7 +106,7 @@ class KubernetesBackend:
         if plan.transport == "upload":
             self._uploads.start(plan, bundle)
         if plan.store.kind == "none":
-            streams = (partial(self.stream, spec.id, node) for node in range(spec.resources.nodes))
+            streams = (partial(self._read_along, spec.id, node) for node in range(spec.resources.nodes))
             self._keeping.start(spec.id, streams)
         return spec.id
 
@@ -139,15 +139,21 @@ class KubernetesBackend:
     def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
         """As the protocol says."""
         with refused(self._api.namespace):
-            ended = self._keeping.ended
-            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended)
+            heard = self._keeping.heard
+            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, heard)
 
     def fetch(self, id: JobId, digest: Digest, destination: Path, progress: Carried | None = None) -> Path:
         """As the protocol says."""
         if self._keeping.fetch(id, digest, destination):
             return destination
-        with refused(self._api.namespace):
-            return fetch(self._api, self._watch, self._stores, id, digest, destination, progress)
+        try:
+            with refused(self._api.namespace):
+                fetch(self._api, self._watch, self._stores, id, digest, destination, progress)
+        except NotFound:
+            if not self._keeping.fetch(id, digest, destination):  # it was brought meanwhile, and its container went
+                raise
+        self._keeping.add(id, digest, destination)
+        return destination
 
     def bundle(self, id: JobId) -> Path:
         """As the protocol says: the submitter's state directory keeps it."""
@@ -245,11 +251,16 @@ class KubernetesBackend:
 
     @cached_property
     def _keeping(self) -> Keeping:
-        return Keeping(self._api, self._bundles.with_name("results"), self._user)
+        return Keeping(self._api, self._bundles.parent)
 
     @cached_property
     def _stores(self) -> Stores:
         return Stores(self._api, self._settings, self._user)
+
+    def _read_along(self, id: str, node: int) -> Iterator[Chunk]:
+        with refused(self._api.namespace):
+            bring = self._keeping.bring
+            yield from stream.stream(self._api, self._watch, self._stores, id, node, Cursor(), True, bring)
 
     def _snapshot(self, id: str) -> Snapshot:
         for snapshot in read(self._api, [id]):

@@ -87,7 +87,8 @@ class Cleaning:
     def after(self, id: str, store: Store) -> None:
         """Clean up in the background where a day has gone by: a shared claim through the pod of the job `id`, which was
         just submitted."""
-        stamp = self._stores.memory.with_suffix(".swept")
+        here_only = store.kind not in ("shared", "url")
+        stamp = self._stores.memory.with_suffix(".swept-here" if here_only else ".swept")
         if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY:
             return
         threading.Thread(target=self._later, args=(id, store, stamp), name=f"clean-{id}", daemon=True).start()

@@ -69,6 +69,18 @@ class Snapshot:
         """The cluster itself says that the Job is over."""
         return any(map(self.condition, ("Complete", "Failed")))
 
+    @property
+    def given_up(self) -> bool:
+        """It was cancelled in its queue: it ends, without a pod, as soon as that lets it begin."""
+        spec = self.job["spec"]
+        asked = annotation(self.job, names.CANCELLED) and spec.get("parallelism") == 0
+        return bool(asked and spec.get("suspend") and not self.pods)
+
+    @property
+    def over(self) -> bool:
+        """No pod of it will ever begin any more."""
+        return self.ended or self.given_up
+
 
 # Jobs ---------------------------------------------------------------------------------------------------------------
 

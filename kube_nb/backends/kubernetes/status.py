@@ -110,8 +110,8 @@ def _alive(snapshot: Snapshot, now: float) -> tuple[Phase, Reason | None]:
     if snapshot.job["metadata"].get("deletionTimestamp"):
         return _phase(snapshot), ends.being_deleted(snapshot)
     if snapshot.job["spec"].get("suspend"):
-        if annotation(snapshot.job, names.CANCELLED) and not snapshot.pods:
-            return Phase.CANCELLED, reason_of({"code": "Cancelled"})  # it ends as soon as its queue lets it begin
+        if snapshot.given_up:
+            return Phase.CANCELLED, reason_of({"code": "Cancelled"})
         return Phase.PENDING, kueue.why_suspended(snapshot)
     return _phase(snapshot), _what_keeps_it(snapshot, now)
 

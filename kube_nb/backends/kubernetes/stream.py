@@ -101,6 +101,14 @@ class _Jobs:
         self.follow = follow
         self._known = False
 
+    @property
+    def cluster_answers(self) -> bool:
+        """Whether the cluster can tell who follows what becomes of the job."""
+        try:
+            return self.follow and bool(read(self._api, ids=(self.id,)))
+        except (ApiError, Unreachable):
+            return False
+
     def attempt(self, number: int) -> _Found | None:
         """The attempt of that number, once it has begun; None: there is none, and with `follow` there will be none."""
         if not self.follow:
@@ -141,8 +149,8 @@ class _Jobs:
             return "none"
         if found is not None:
             begun = found.pod is None or found.ended or state(found.pod, "running")
-            return found if begun else ("none" if snapshot.ended else None)
-        return "none" if snapshot.ended else None
+            return found if begun else ("none" if snapshot.over else None)
+        return "none" if snapshot.over else None
 
     def _of(self, snapshot: Snapshot, number: int) -> _Found | None:
         pods = [pod for pod in snapshot.pods if node_of(pod) == self.node]
@@ -193,14 +201,19 @@ class _Attempt:
 
     def chunks(self) -> Iterator[Chunk]:
         pause, moved, began = _FIRST_PAUSE, self._heard.at, time.monotonic()
+        failing: float | None = None
         while True:
             ended, whole = self._found.ended, True
             try:
                 yield from self._read(ended)
-            except (Unreachable, _Away):
-                whole = False
-                if self._heard.at == moved and time.monotonic() - began > _PATIENCE:
-                    raise
+                failing = None
+            except (Unreachable, _Away) as error:
+                whole, now = False, time.monotonic()
+                failing = now if failing is None or self._heard.at != moved else failing
+                if now - failing > _PATIENCE:
+                    if not self._jobs.cluster_answers:
+                        raise self._unreadable(error) from error
+                    failing = None  # a job may be silent for hours, its node away for long: it is waited for
             if self._heard.end is not None:
                 if not self._found.ended:
                     self._tell_end(self._found.snapshot.job, self._name, self._heard.end)
@@ -221,6 +234,15 @@ class _Attempt:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             self._look_again(whole)
+
+    def _unreadable(self, error: Unreachable | _Away) -> Unreachable:
+        if isinstance(error, Unreachable):
+            return error
+        return Unreachable(
+            what=f"the log of job {self._jobs.id} cannot be read",
+            why=str(error),
+            next="try again; %kube_attach goes on with it",
+        )
 
     def _has_settled(self, silence: float) -> bool:
         """A container ends before its node has written down its last lines."""

@@ -88,6 +88,20 @@ def get_objects(
         _again(lambda: get.once(container, directory), lambda: get.received)
 
 
+def list_objects(container: Container, directory: str) -> dict[str, int]:
+    """The names of what lies below `directory` of a container, and their bytes.
+
+    Raises:
+        ApiError, Unreachable: as `get_objects`.
+    """
+
+    def ask() -> dict[str, int]:
+        with container.tool("list", directory) as program:
+            return json.loads(program.output())
+
+    return _again(ask, lambda: 0)
+
+
 class _Put:
     def __init__(self, objects: Mapping[str, tuple[Path, int]], progress: Carried | None) -> None:
         self._objects = objects

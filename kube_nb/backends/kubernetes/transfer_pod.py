@@ -167,9 +167,8 @@ class TransferPods:
 
 
 def _waits_elsewhere(found: Object, job: Callable[[], Object]) -> bool:
-    """Whether it does not begin because of a queue in which this job would not have to wait."""
-    queue = queue_of(found)
-    return bool(found["spec"].get("suspend") and queue and queue != queue_of(job()))
+    """Whether a queue keeps it from beginning, and this job is in none. (Kueue may put all into one, `default`.)"""
+    return bool(found["spec"].get("suspend") and queue_of(found) not in ("", "default") and not queue_of(job()))
 
 
 class _Seen:
