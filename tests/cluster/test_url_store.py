@@ -22,7 +22,7 @@ from tests.cluster.bucket import Bucket, serving
 from tests.cluster.conftest import _current_context
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import until
-from tests.conformance.sending import code, running
+from tests.conformance.sending import code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -141,9 +141,11 @@ def test_a_store_that_is_gone_at_the_end_is_told_and_who_follows_has_the_result(
             monkeypatch.setenv(name, value)
         client = client_of(own.url, tmp_path, outputs=["data"])
         job = client.cell(f"data = bytes(5_000_000)\nprint('ready', flush=True)\n{gate.wait}", {"__name__": "__main__"})
-        running(job)
+        lines = job.logs(follow=True)
+        assert "ready" in next(lines)
     gate.open()
     try:
+        list(lines)
         assert job.outputs["data"] == bytes(5_000_000)
         assert job.wait(250).phase is Phase.SUCCEEDED, job.reason
         until(lambda: code(job) == "NotStored", what="the cluster's word")
