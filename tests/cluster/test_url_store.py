@@ -20,6 +20,7 @@ from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.cluster.bucket import Bucket, serving
 from tests.cluster.conftest import _current_context
+from tests.conformance.backends import BACKENDS
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import until
 from tests.conformance.sending import code
@@ -27,7 +28,7 @@ from tests.conformance.sending import code
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
-ADDRESS = os.environ.get("KUBE_NB_TEST_ADDRESS", "10.200.0.1")
+ADDRESS = BACKENDS[1].address
 IMAGE = "lab/python:3.11"
 DIES = """
 import os, sys

@@ -16,6 +16,7 @@ from kube_nb.config import Settings
 from kube_nb.errors import NotFound
 from kube_nb.spec import Phase
 from tests.cluster.conftest import _current_context
+from tests.conformance.backends import BACKENDS
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
 from tests.conformance.sending import running
@@ -78,7 +79,7 @@ kn.output("of" + os.environ["RANK"], bytes({SIZE}))
 
 
 def test_who_attaches_before_the_end_has_what_it_made(client: Client, state_dir: Path):
-    gate = Gate(os.environ.get("KUBE_NB_TESTS_ADDRESS", "10.200.0.1"))
+    gate = Gate(BACKENDS[1].address)
     source = f"print('ready', flush=True)\n{gate.wait}\nback = bytes({SIZE})"
     words = [sys.executable, "-c", SENDS, str(state_dir), source]
     id = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
