@@ -239,6 +239,8 @@ class Lead(Alone):
         kind = message.get("kind")
         if kind == "bye":
             self._left.add(wire.node)
+        if kind == "apart":
+            self._lose(wire, f"it heard nothing from node 0 for {self._terms.silence:g} s", disruption=True)
         if kind not in ("failed", "ended"):
             return
         end = ending.checked(message.get("end"))

@@ -149,6 +149,7 @@ class Member(Alone):
         if wire is None or not wire.open or not wire.known:  # node 0 answers when it is ready, however long that takes
             return
         if self._terms.silent(wire):
+            wire.send("apart")  # where node 0 only stood still, it hears why this one went
             wire.close()
             self._lost(wire, f"it was silent for {self._terms.silence:g} s")
         elif time.monotonic() >= self._beat_at(wire):

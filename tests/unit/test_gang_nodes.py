@@ -216,6 +216,20 @@ def test_a_runner_that_stands_still_is_lost_and_counts_as_a_disruption(nodes: St
     assert all(gone(pid) for pid in ranks)
 
 
+def test_a_node_0_that_stood_still_for_too_long_starts_again_too(nodes: Start):
+    """The others have gone meanwhile, for which nobody's code is to blame."""
+    gang = nodes(2, silence="1.5").start(SLEEP, procs=1)
+    pids(gang)
+    gang.signal(0, signal.SIGSTOP)
+    second = gang.running[1].wait()
+    assert (second.status, second.code) == (88, "Again")
+    gang.signal(0, signal.SIGCONT)
+    first = gang.running[0].wait()
+    assert (first.status, first.code) == (88, "RankLost")
+    assert first.end["detail"]["disruption"] is True
+    assert "heard nothing from node 0 for 1.5 s" in first.end["evalue"]
+
+
 def test_what_a_silent_node_causes_in_others_is_not_the_reason(nodes: Start):
     gang = nodes(2, silence="2").start(HERE + "time.sleep(2.2 if RANK == 0 else 60); 1 / 0", procs=1)
     pids(gang)
