@@ -11,11 +11,12 @@ import argparse
 import statistics
 
 from core import Row, ms, table
+from training import script as training
 
 from kube_nb.client import Client
 from kube_nb.spec import Phase
 
-SCRIPT = """
+SETUP = """
 import time
 import torch
 import torch.distributed as dist
@@ -30,20 +31,6 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 inputs, targets = inputs.to(device), targets.to(device)
 model = nn.parallel.DistributedDataParallel(nn.Sequential(*layers).to(device))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-for step in range(WARM_UP + STEPS):
-    if step == WARM_UP:
-        dist.barrier()
-        began = time.perf_counter()
-    optimizer.zero_grad()
-    loss = nn.functional.mse_loss(model(inputs), targets)
-    loss.backward()
-    optimizer.step()
-    if step % 10 == 0:
-        print("step", step, "loss", loss.item(), flush=True)
-dist.barrier()
-seconds = time.perf_counter() - began
-dist.destroy_process_group()
-print("seconds", seconds, flush=True)
 """
 
 CELL = """
@@ -76,7 +63,7 @@ for number in range(count + 1):
 
 def measure(on: str, image: str, count: int, steps: int) -> tuple[list[float], list[float]]:
     """Seconds of the training loop by kube-nb and by torchrun, without the first pair."""
-    script = SCRIPT.replace("WARM_UP", str(steps // 10)).replace("STEPS", str(steps))
+    script = training(SETUP, steps, sync="dist.barrier()", end="dist.destroy_process_group()\n")
     client = Client(on=on, image=image, nodes=2, cpu="0.5", memory="1Gi", name="ddp", outputs=["ours", "other"])
     job = client.cell(CELL, {"script": script, "count": count}).wait()
     if job.phase is not Phase.SUCCEEDED:

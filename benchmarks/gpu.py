@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 
 from benchmarks.core import Row, ms, table
+from benchmarks.training import script as training
 from kube_nb.client import Client
 from kube_nb.spec import Phase
 
-SCRIPT = """
+SETUP = """
 import time
 import torch
 from torch import nn
@@ -28,19 +29,6 @@ inputs, targets = torch.randn(4096, 1024, device="cuda"), torch.randn(4096, 1, d
 layers = nn.Linear(1024, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 1)
 model = nn.Sequential(*layers).cuda()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-for step in range(WARM_UP + STEPS):
-    if step == WARM_UP:
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-    optimizer.zero_grad()
-    loss = nn.functional.mse_loss(model(inputs), targets)
-    loss.backward()
-    optimizer.step()
-    if step % 10 == 0:
-        print("step", step, "loss", loss.item(), flush=True)
-torch.cuda.synchronize()
-seconds = time.perf_counter() - began
-print("seconds", seconds, flush=True)
 """
 
 
@@ -69,7 +57,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=7, help="counted pairs (default 7)")
     parser.add_argument("--steps", type=int, default=300, help="steps of the measured loop (default 300)")
     args = parser.parse_args()
-    source = SCRIPT.replace("WARM_UP", str(args.steps // 10)).replace("STEPS", str(args.steps))
+    source = training(SETUP, args.steps, sync="torch.cuda.synchronize()")
     ours: list[tuple[float, float]] = []
     other: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:

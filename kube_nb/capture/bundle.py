@@ -31,6 +31,7 @@ from kube_nb.errors import NotFound, StorageFailed
 from kube_nb.runner import graph
 from kube_nb.runner.objects import Objects
 from kube_nb.spec import Digest, JobSpec
+from kube_nb.store.directory import link
 
 Progress = Callable[[float, float | None, str], None]
 """Called with (done, total, words) during work that may take long."""
@@ -80,7 +81,7 @@ def repack(bundle: Path, spec: JobSpec, *, state: Path, key: bytes, index: Seque
     try:
         (directory / "objects").mkdir(parents=True, mode=0o700)
         for name in manifest["sizes"]:
-            _link(bundle / "objects" / name, directory / "objects" / name)
+            link(bundle / "objects" / name, directory / "objects" / name)
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise StorageFailed(what="the job was not started", why=f"{directory}: {error.strerror}") from error
@@ -131,7 +132,7 @@ def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes
     remotes = {}
     for name, (remote, place) in cargo.remote.items():
         for digest in filter(None, [*remote["buffers"], None if "data" in remote else remote["pickle"]]):
-            _link(place / digest, directory / "objects" / digest)
+            link(place / digest, directory / "objects" / digest)
         remotes[name] = remote
     manifest = {
         "version": 1,
@@ -209,12 +210,3 @@ def _bundle(content: bytes, directory: Path, key: bytes, runner: Path) -> Bundle
         key=key,
         size=sum(json.loads(content)["sizes"].values()),
     )
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

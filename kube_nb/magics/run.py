@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from kube_nb.capture.bundle import Progress
     from kube_nb.capture.work import Work
     from kube_nb.client import Client
     from kube_nb.jobs.job import Job
@@ -32,13 +33,7 @@ _LONG = 2.0
 def send(shell: InteractiveShell, client: Client, work: Work, *, detached: bool) -> tuple[Job, Board]:
     """Submit, with a card that tells how far packing and sending are where that takes long."""
     board = Board(shell, secrets.token_hex(4))
-    started = time.monotonic()
-
-    def progress(done: float, total: float | None, text: str) -> None:
-        if time.monotonic() - started >= _LONG:
-            label, where = work.task.label, client.backend.where
-            board.draw(Card(job="…", label=label, where=where, phase="Sending", progress=(done, total, text)))
-
+    progress = _late(board, lambda: Card(job="…", label=work.task.label, where=client.backend.where, phase="Sending"))
     job = client.plan(work, progress=progress).submit(detached=detached)
     board.draw(snapshot(job))
     return job, board
@@ -83,7 +78,8 @@ def attend(
 
 def finish(shell: InteractiveShell, job: Job, board: Board, replay: Replay, *, assign: bool = True) -> Any:
     """Bind what came back in one step, draw the last card, raise what the job raised."""
-    job.fetching = _shown_on(board, snapshot(job, replay))
+    progress = _late(board, lambda: snapshot(job, replay))
+    job.fetching = lambda done, total: progress(done, total, f"{size_text(done)} fetched")
     try:
         back = returned(job, shell.user_ns) if assign else Return(values={}, row=())
         if back.values:
@@ -105,13 +101,13 @@ def finish(shell: InteractiveShell, job: Job, board: Board, replay: Replay, *, a
     raise failed(job.id, reason)
 
 
-def _shown_on(board: Board, card: Card) -> Callable[[int, int], None]:
-    """Shows on the card how far fetching is, where that takes long."""
+def _late(board: Board, card: Callable[[], Card]) -> Progress:
+    """Shows on a card how far something is, from when it has taken long."""
     started = time.monotonic()
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: float, total: float | None, text: str) -> None:
         if time.monotonic() - started >= _LONG:
-            board.draw(replace(card, progress=(done, total, f"{size_text(done)} fetched")))
+            board.draw(replace(card(), progress=(done, total, text)))
 
     return progress
 

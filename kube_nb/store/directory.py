@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,27 @@ def changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def link(source: Path, target: Path) -> None:
+    """Let a file lie at `target` too, whole or not at all; what is there already stays.
+
+    Raises:
+        OSError: there is no such file, or no room for a copy where the file system makes no link.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:  # another file system, or one without links
+        fd, draft = tempfile.mkstemp(prefix=".link-", dir=target.parent)
+        os.close(fd)
+        try:
+            shutil.copyfile(source, draft)
+            os.replace(draft, target)
+        except BaseException:
+            os.unlink(draft)
+            raise
 
 
 def size_of(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -107,23 +108,32 @@ for i in range(100_000):
     assert read.end["account"]["sha256"] == hashlib.sha256(read.text).hexdigest()
 
 
+class Once:
+    """Does something beside a reader, from when a text has come."""
+
+    def __init__(self, text: bytes, act: Callable[[], None]) -> None:
+        self._text = text
+        self._act = act
+        self.begun = False
+
+    def seen(self, chunk) -> None:
+        if self._text in chunk.data and not self.begun:
+            self.begun = True
+            threading.Thread(target=self._act, daemon=True).start()
+
+
 def test_a_server_that_is_away_for_a_while_is_waited_for(cluster, unique, tmp_path):
     id = unique("away")
     with wired(cluster) as (api, wire), place(api, tmp_path) as there:
         there.send(id, "import time\nfor i in range(200):\n    print('line', i, flush=True)\n    time.sleep(0.05)")
-        gone = threading.Event()
-
-        def seen(chunk) -> None:
-            if b"line 20\n" in chunk.data and not gone.is_set():
-                gone.set()
-                threading.Thread(target=away, daemon=True).start()
 
         def away() -> None:
             with wire.dead():
                 threading.Event().wait(3)
 
-        read = read_all(there.stream(id), seen)
-        assert gone.is_set()
+        at = Once(b"line 20\n", away)
+        read = read_all(there.stream(id), at.seen)
+        assert at.begun
     assert read.text == printed(200)
 
 
@@ -132,19 +142,13 @@ def test_a_silent_job_is_followed_however_often_its_connections_are_cut(cluster,
     id = unique("silent")
     with wired(cluster) as (api, wire), place(api, tmp_path) as there:
         there.send(id, "import time\nprint('line', 0, flush=True)\ntime.sleep(12)\nprint('line', 1)")
-        begun = threading.Event()
-
-        def seen(chunk) -> None:
-            if b"line 0\n" in chunk.data and not begun.is_set():
-                begun.set()
-                threading.Thread(target=cut, daemon=True).start()
 
         def cut() -> None:
             for _ in range(3):
                 threading.Event().wait(3)
                 wire.cut()
 
-        read = read_all(there.stream(id), seen)
+        read = read_all(there.stream(id), Once(b"line 0\n", cut).seen)
         assert wire.cuts == 3
     assert read.text == printed(2)
 

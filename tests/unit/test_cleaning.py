@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.cleaning import entries
 from kube_nb.backends.kubernetes.snapshot import Snapshot
 from kube_nb.store import bundles
-from kube_nb.store.directory import surplus
+from kube_nb.store.directory import link, surplus
 
 NOW = 1_000_000.0
 DAY = 86400.0
@@ -87,3 +90,16 @@ def test_what_was_brought_here_goes_in_time_too(tmp_path: Path):
     (one,) = surplus(bundles.kept(tmp_path, NOW), max_bytes=1e9, max_age=DAY, now=NOW)
     assert (one.kind, one.path) == ("result", folder)
     assert one.size >= 10_000
+
+
+def test_a_file_that_cannot_be_linked_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "there").write_bytes(b"x")
+    link(tmp_path / "there", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"x"
+    with pytest.raises(FileNotFoundError):
+        link(tmp_path / "gone", tmp_path / "empty")
+    assert sorted(os.listdir(tmp_path)) == ["copy", "there"]

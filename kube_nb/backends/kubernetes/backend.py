@@ -39,6 +39,7 @@ from kube_nb.backends.kubernetes.reasons.refusals import refused
 from kube_nb.backends.kubernetes.snapshot import age_order
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.store import Stores
+from kube_nb.backends.kubernetes.stream import Ended
 from kube_nb.backends.kubernetes.tidying import Tidying
 from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
@@ -106,8 +107,9 @@ class KubernetesBackend:
         if plan.transport == "upload":
             self._uploads.start(plan, bundle)
         if plan.store.kind == "none":
-            streams = (partial(self._read_along, spec.id, node) for node in range(spec.resources.nodes))
-            self._keeping.start(spec.id, streams)
+            nodes = range(spec.resources.nodes)
+            along = (partial(self._stream, spec.id, node, Cursor(), True, self._keeping.bring) for node in nodes)
+            self._keeping.start(spec.id, along)
         return spec.id
 
     def list(self, ids: frozenset[JobId] | None = None, *, all_users: bool = False) -> builtins.list[JobStatus]:
@@ -138,9 +140,7 @@ class KubernetesBackend:
 
     def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
         """As the protocol says."""
-        with refused(self._api.namespace):
-            heard = self._keeping.heard
-            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, heard)
+        return self._stream(id, node, cursor, follow, self._keeping.heard)
 
     def fetch(self, id: JobId, digest: Digest, destination: Path, progress: Carried | None = None) -> Path:
         """As the protocol says."""
@@ -257,10 +257,9 @@ class KubernetesBackend:
     def _stores(self) -> Stores:
         return Stores(self._api, self._settings, self._user)
 
-    def _read_along(self, id: str, node: int) -> Iterator[Chunk]:
+    def _stream(self, id: str, node: int, cursor: Cursor, follow: bool, ended: Ended) -> Iterator[Chunk]:
         with refused(self._api.namespace):
-            bring = self._keeping.bring
-            yield from stream.stream(self._api, self._watch, self._stores, id, node, Cursor(), True, bring)
+            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended)
 
     def _snapshot(self, id: str) -> Snapshot:
         for snapshot in read(self._api, [id]):

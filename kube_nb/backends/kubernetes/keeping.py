@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.snapshot import job_id
 from kube_nb.backends.kubernetes.transfer import Container, get_objects, list_objects
 from kube_nb.errors import KubeNbError, NotFound
+from kube_nb.store.directory import link
 
 _OBJECTS = f"{names.RUN}/out/objects"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -120,12 +120,7 @@ def _linked(source: Path, destination: Path) -> bool:
         return False
     destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        os.link(source, destination)
-    except FileExistsError:
-        pass
-    except OSError:  # another file system, or one that knows no links
-        with tempfile.NamedTemporaryFile(dir=destination.parent, prefix=".kept-", delete=False) as draft:
-            with suppress(FileNotFoundError):  # the job was deleted just now
-                shutil.copyfile(source, draft.name)
-        os.replace(draft.name, destination)
+        link(source, destination)
+    except FileNotFoundError:  # the job was deleted just now
+        return False
     return True
