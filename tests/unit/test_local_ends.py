@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from kube_nb.backends.local import backend, lock
 from kube_nb.backends.local.directory import JobDirectory
 from kube_nb.backends.local.processes import Identity
+from kube_nb.backends.local.status import status_of
 from kube_nb.spec import Phase, Resources
 from tests.conformance.sending import gone
 from tests.unit.small_runner.workshop import FOREVER, Workshop
@@ -159,12 +162,24 @@ def test_a_lock_that_somebody_else_got_hold_of_keeps_no_job_alive(workshop):
     workshop.end(job)
     kept = workshop.directory(job) / "state.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"phase": "Running"}))
-    leaked = lock.take_over(path)
-    assert leaked is not None
-    try:
+    with open(path) as leaked:
+        fcntl.flock(leaked, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert workshop.status(job).reason.code == "SupervisorLost"
-    finally:
-        os.close(leaked)
+
+
+def test_all_who_find_a_job_dead_at_once_find_one_end(workshop):
+    job = workshop.submit(FOREVER)
+    workshop.first_line(job)
+    directory = JobDirectory(str(workshop.directory(job)))
+    os.kill(workshop.supervisor(job), signal.SIGKILL)
+    workshop.end(job)
+    kept = directory.read_state()
+    assert kept is not None
+    with ThreadPoolExecutor(8) as lookers:
+        for _ in range(50):
+            directory.write_state(kept | {"phase": "Running", "ended": None})
+            found = [looker.result() for looker in [lookers.submit(status_of, directory) for _ in range(8)]]
+            assert found == [status_of(directory)] * 8
 
 
 def test_a_number_that_was_used_again_is_somebody_else():

@@ -8,13 +8,14 @@ first, then its runners.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, suppress
 
 from kube_nb.backends.local.processes import Identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import fcntl
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 elif os.name == "posix":
     import fcntl
 
@@ -30,18 +31,23 @@ def take(path: str) -> int:
     return descriptor
 
 
-def take_over(path: str) -> int | None:
-    """The lock of a job that nobody holds any more, or None."""
+@contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """One at a time does what is inside, of all processes and threads that say so of this directory.
+
+    Raises:
+        OSError: it is gone.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    with suppress(OSError):  # a network's file system locks no directories: there, all do it
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        yield
+    finally:
+        # Said and not left to close(): a process that was forked off meanwhile has the descriptor too.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
-        return None
-    return descriptor
 
 
 def record(descriptor: int, processes: Iterable[Identity]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from kube_nb.backends.base import JobStatus, Reason
@@ -69,8 +70,12 @@ def status_of(job: JobDirectory) -> JobStatus | None:
     status = _known(job)  # it may have ended between the two looks
     if status is None or status.phase.final:
         return status
-    state = job.read_state()
-    return None if state is None else _status(_bury(job, state))
+    # Each who looks would find another end otherwise: what the first one writes is a sign of life to the second.
+    try:
+        with lock.alone(job.path):
+            return _bury(job)
+    except FileNotFoundError:
+        return None  # somebody deletes the job at this moment
 
 
 def _known(job: JobDirectory) -> JobStatus | None:
@@ -109,8 +114,12 @@ def _status(state: Mapping[str, Any]) -> JobStatus:
     )
 
 
-def _bury(job: JobDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The last state of a job whose supervisor died, written where nobody else does; what it left running is killed."""
+def _bury(job: JobDirectory) -> JobStatus | None:
+    """The last state of a job whose supervisor died; what it left running is killed."""
+    status = _known(job)
+    state = job.read_state()
+    if status is None or state is None or status.phase.final:
+        return status
     known = lock.recorded(job.lock)
     rebooted = bool(known) and not known[0].here
     detail = {"supervisor": known[0].pid if known else None, "rebooted": rebooted, "log": tail(job.log)}
@@ -119,16 +128,9 @@ def _bury(job: JobDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
     for runner in known[1:]:
         if runner.here and runner.runs:
             processes.kill_tree(runner.pid)
-    mine = lock.take_over(job.lock)
-    if mine is None:
-        return dead
-    try:
+    with suppress(OSError):  # a disk that is full or read-only: the next one who looks finds the same
         job.write_state(dead, last=True)
-    except OSError:
-        pass  # a disk that is full or read-only: the next one who looks finds the same
-    finally:
-        os.close(mine)
-    return dead
+    return _status(dead)
 
 
 def _last_sign(job: JobDirectory) -> float:
