@@ -68,9 +68,7 @@ def prepare(packages: Mapping[str, Any], store: Path, say: Say) -> list[str]:
     alone = all(pin in wished for pin in found.missing)  # then the job rather goes without than waits for an index
 
     def installer(found: Interpreter) -> Installer:
-        one = Installer(found, packages.get("index") or {}, secrets, say)
-        one.proxies, one.hurried = proxies, alone
-        return one
+        return Installer(found, packages.get("index") or {}, secrets, proxies, say, hurried=alone)
 
     try:
         return _added(packages, [*wanted, *wished], found, store, say, installer)

@@ -35,15 +35,32 @@ _RETRIES = "3"
 
 
 class Installer:
-    """uv, or pip where there is none, told about the person's index."""
+    """uv, or pip where there is none, told about the person's index.
 
-    def __init__(self, interpreter: Interpreter, index: Mapping[str, Any], secrets: dict[str, str], say: Say) -> None:
+    Args:
+        interpreter: that the packages are for.
+        index: of the manifest.
+        secrets: of the indexes, {URL: "user:password"}.
+        proxies: the way to the indexes, {variable: value}.
+        say: gets what is going on, one line at a time.
+        hurried: an index that does not answer at once is not waited for.
+    """
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        index: Mapping[str, Any],
+        secrets: Mapping[str, str],
+        proxies: Mapping[str, str],
+        say: Say,
+        *,
+        hurried: bool = False,
+    ) -> None:
         self._installed = interpreter.installed
         self._say = say
         self._secrets = secrets
-        self.proxies: Mapping[str, str] = {}
-        self.hurried = False
-        """An index that does not answer at once is not waited for."""
+        self._proxies = proxies
+        self._hurried = hurried
         self._index = index
         uv = shutil.which("uv")
         if uv or "uv" in interpreter.modules:
@@ -145,10 +162,10 @@ class Installer:
         env = {key: value for key, value in os.environ.items() if key not in ("PIP_TARGET", "PIP_PREFIX", "UV_TARGET")}
         env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
         env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_NO_PROGRESS": "1", "PYTHONUNBUFFERED": "1"}
-        if self.hurried:
+        if self._hurried:
             env |= {"PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "5", "UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
         env.setdefault("PIP_RETRIES", _RETRIES)
-        for name, value in self.proxies.items():
+        for name, value in self._proxies.items():
             if name not in env and name.lower() not in env:  # what the cluster says of its own way out comes first
                 env[name] = env[name.lower()] = value
         index = self._index

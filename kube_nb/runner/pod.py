@@ -70,7 +70,7 @@ class Place:
         self.patience = float(told.get("patience", _UPLOAD_PATIENCE))
         self.store = os.path.join(base, "store") if told["store"] else None
         self.url: str = told.get("url", "")
-        self.kept = os.path.join(self.store, "jobs", told.get("owner", ""), self.job) if self.store else self.run
+        self.kept = os.path.join(self.store, told["place"]) if self.store else self.run
         """Where what the job makes lies."""
         self.node = int(os.environ.get("KUBE_NB_NODE") or 0)
         self.failures = int(os.environ.get("KUBE_NB_FAILURES") or 0)

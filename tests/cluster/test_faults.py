@@ -21,10 +21,9 @@ from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.client import Client
 from kube_nb.spec import Phase
-from tests.cluster.conftest import _current_context
 from tests.cluster.handmade import FOREVER, STOPS, job
-from tests.cluster.test_watch import until
-from tests.conformance.sending import code, running
+from tests.conformance.backends import CLUSTER
+from tests.conformance.sending import code, running, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.alone]
 
@@ -109,7 +108,7 @@ def test_a_job_of_several_machines_begins_again_where_one_was_lost(lab, healthy,
     }
     patch = {"spec": {"template": {"metadata": {"labels": {OWN: "gang"}}, "spec": pod}}}
     apart.write_text(yaml.safe_dump(patch))
-    client = Client(_current_context(os.environ["KUBECONFIG"]), image="lab/python:3.11", cpu="0.1", memory="256Mi")
+    client = Client(CLUSTER.on, image="lab/python:3.11", cpu="0.1", memory="256Mi")
     source = "import os, time\nprint('attempt', n := os.environ['KUBE_NB_ATTEMPT'], flush=True)\nif n == '0': time.sleep(600)"
     job = client.options(nodes=2, patch=[str(apart)]).cell(source, {"__name__": "__main__"})
     processes: list[psutil.Process] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, NODES, SECRETS, ApiError
@@ -11,7 +9,8 @@ from kube_nb.backends.kubernetes.manifests.claim import shared_claim
 from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.errors import Refused
-from tests.cluster.conftest import _current_context, ours
+from tests.cluster.conftest import ours
+from tests.conformance.backends import CLUSTER
 
 LOOK = """
 import os, shutil
@@ -38,7 +37,7 @@ def settings(tmp_path):
     (tmp_path / "pyproject.toml").write_text(
         f"""
         [tool.kube-nb.targets.small]
-        context = "{_current_context(os.environ["KUBECONFIG"])}"
+        context = "{CLUSTER.on}"
         cpu = 0.01
         memory = "64Mi"
         store = "none"

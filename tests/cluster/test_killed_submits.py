@@ -20,8 +20,8 @@ from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.errors import Unreachable
 from kube_nb.spec import Phase
-from tests.cluster.conftest import _current_context
 from tests.cluster.small_jobs import bundle, fitting, plan
+from tests.conformance.backends import CLUSTER
 
 PROGRAM = Path(__file__).with_name("killed_submits.py")
 OWNED = (SECRETS, SERVICES, CLAIMS)
@@ -57,7 +57,7 @@ class Sender:
 def client(cluster: Api, tmp_path: Path) -> Iterator[Client]:
     """Of whoever comes after the killed ones; what is left of theirs in the end is removed."""
     settings = Settings.load(environ={"KUBE_NB_STATE_DIR": str(tmp_path), "KUBE_NB_STORE": "none"})
-    client = Client(_current_context(os.environ["KUBECONFIG"]), settings=settings)
+    client = Client(CLUSTER.on, settings=settings)
     yield client
     for id in client.journal.ids():
         cluster.delete(JOBS, id)
@@ -78,7 +78,7 @@ def jobs_of(api: Api, prefix: str) -> dict[str, list[str]]:
 @pytest.mark.timeout(900)
 def test_a_hundred_submits_that_are_killed(cluster, client, tmp_path):
     prefix = f"killed-{os.urandom(3).hex()}-"
-    sender = Sender(_current_context(os.environ["KUBECONFIG"]), tmp_path)
+    sender = Sender(CLUSTER.on, tmp_path)
     try:
         sender(f"{prefix}warm")
         usual = float(sender(f"{prefix}usual"))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from kube_nb.backends.kubernetes.api import Api
 from kube_nb.jobs.card import Card
 from kube_nb.magics import draw, run
-from tests.cluster.conftest import _current_context
+from tests.conformance.backends import CLUSTER
 from tests.conformance.kernel import own_kernel
 
 SIZE = 24_000_000
@@ -27,7 +25,7 @@ def test_the_card_tells_how_far_sending_and_fetching_are(cluster: Api, monkeypat
 
     monkeypatch.setattr(draw.Board, "draw", noted)
     monkeypatch.setattr(run, "_LONG", 0.0)
-    monkeypatch.setenv("KUBE_NB_ON", _current_context(os.environ["KUBECONFIG"]))
+    monkeypatch.setenv("KUBE_NB_ON", CLUSTER.on)
     monkeypatch.setenv("KUBE_NB_IMAGE", "lab/python:3.11")
     with own_kernel() as kernel:
         kernel.run(f"import os\ndata = os.urandom({SIZE})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -10,15 +9,14 @@ import pytest
 from kube_nb.backends.kubernetes import addons
 from kube_nb.backends.kubernetes.api import JOBS, Kind
 from kube_nb.backends.kubernetes.session import kueue_workloads
-from kube_nb.backends.kubernetes.snapshot import QUEUE
+from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import read
 from kube_nb.client import Client
 from kube_nb.spec import Phase
-from tests.cluster.conftest import _current_context
 from tests.cluster.handmade import FOREVER, labels
-from tests.cluster.test_watch import until
-from tests.conformance.sending import code
+from tests.conformance.backends import CLUSTER
+from tests.conformance.sending import code, until
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +56,7 @@ def queue(group, made_by_admin, unique) -> Callable[..., str]:
 
 def queued(name: str, cpu: str = "200m", **more: str) -> dict:
     return {
-        "meta": {"labels": {QUEUE: name, **more}},
+        "meta": {"labels": {QUEUE_LABEL: name, **more}},
         "container": {"resources": {"requests": {"cpu": cpu, "memory": "32Mi"}}},
     }
 
@@ -121,7 +119,7 @@ def test_a_job_that_trainer_makes_waits_for_its_share_too(cluster, by_hand, queu
     name = queue()
     holder = by_hand("holds", FOREVER, **queued(name))
     holder.running()
-    client = Client(_current_context(os.environ["KUBECONFIG"]), image="lab/python:3.11", cpu="0.2", memory="128Mi")
+    client = Client(CLUSTER.on, image="lab/python:3.11", cpu="0.2", memory="128Mi")
     waits, cancelled = (
         client.options(via="trainjob", queue=name).cell("print('began')", {"__name__": "__main__"}) for _ in range(2)
     )

@@ -27,8 +27,8 @@ from kube_nb.backends.kubernetes.reasons.refusals import refused
 from kube_nb.errors import Refused, Unreachable
 from tests.cluster.handmade import job, labels
 from tests.cluster.made import set_quota
-from tests.cluster.test_watch import until
 from tests.cluster.webhooks import self_signed
+from tests.conformance.sending import until
 
 
 def reason_of(act, namespace: str = "team-a"):

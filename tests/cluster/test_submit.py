@@ -152,7 +152,7 @@ def test_nothing_is_left_where_the_secret_is_refused(cluster, unique, tmp_path):
 def test_nothing_is_left_where_the_claim_cannot_be_filled(cluster, unique, tmp_path):
     id = unique()
     sent = bundle(tmp_path)
-    store = Store(kind="own", claim=f"{id}-store", size=1 << 20)
+    store = Store(kind="own", claim=id, size=1 << 20)
     seen = []
 
     def fill(job):
@@ -355,7 +355,7 @@ def test_a_pod_on_a_lost_node_is_given_up_only_when_that_is_asked_for(cluster, u
 def test_nothing_is_left_of_a_job_that_was_deleted(cluster, unique, tmp_path, state_of_job):
     id = unique()
     sent = bundle(tmp_path, "print(1)" if state_of_job == "ended" else WAITING)
-    store = Store(kind="own", claim=f"{id}-store", size=1 << 20)
+    store = Store(kind="own", claim=id, size=1 << 20)
     placement = NOWHERE if state_of_job == "waiting" else Placement()
     submit.create(cluster, fitting(plan(cluster, id, store=store, placement=placement), sent), sent)
     if state_of_job == "ended":

@@ -19,16 +19,14 @@ from kube_nb.errors import BadValue, Refused, StorageFailed
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.cluster.bucket import Bucket, serving
-from tests.cluster.conftest import _current_context
-from tests.conformance.backends import BACKENDS
+from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
-from tests.conformance.kernel import until
-from tests.conformance.sending import code
+from tests.conformance.sending import code, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
-ADDRESS = BACKENDS[1].address
+ADDRESS = CLUSTER.address
 IMAGE = "lab/python:3.11"
 DIES = """
 import os, sys
@@ -59,7 +57,7 @@ def client_of(url: str, state: Path, **options: Any) -> Client:
     told = {"KUBE_NB_STATE_DIR": str(state), "KUBE_NB_STORE": url, "KUBE_NB_PASS_ENV": "AWS_*"}
     settings = Settings.load(environ=told)
     given = {"image": IMAGE, "cpu": "0.2", "memory": "3Gi", **options}
-    return Client(_current_context(os.environ["KUBECONFIG"]), settings=settings, **given)
+    return Client(CLUSTER.on, settings=settings, **given)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import Unreachable
 from tests.cluster.handmade import FOREVER, PATIENCE, job, submit
 from tests.cluster.severed import through
+from tests.conformance.sending import until
 
 
 class Counting(Api):
@@ -68,14 +69,6 @@ def watching():
     yield make
     for watch in made:
         watch.close()
-
-
-def until(holds, patience: float = PATIENCE) -> None:
-    """Wait for something that tells nobody of itself."""
-    end = time.monotonic() + patience
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # What is asked ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,8 +14,7 @@ from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound
 from kube_nb.spec import Phase
-from tests.cluster.conftest import _current_context
-from tests.conformance.backends import BACKENDS
+from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
 from tests.conformance.sending import running
@@ -37,7 +35,7 @@ os._exit(0)
 def client_of(state: Path, **options: object) -> Client:
     settings = Settings.load(environ={"KUBE_NB_STATE_DIR": str(state), "KUBE_NB_STORE": "none"})
     given = {"image": "lab/python:3.11", "cpu": "0.1", "memory": "256Mi", "outputs": ["back"], **options}
-    return Client(_current_context(os.environ["KUBECONFIG"]), settings=settings, **given)
+    return Client(CLUSTER.on, settings=settings, **given)
 
 
 @pytest.fixture
@@ -79,7 +77,7 @@ kn.output("of" + os.environ["RANK"], bytes({SIZE}))
 
 
 def test_who_attaches_before_the_end_has_what_it_made(client: Client, state_dir: Path):
-    gate = Gate(BACKENDS[1].address)
+    gate = Gate(CLUSTER.address)
     source = f"print('ready', flush=True)\n{gate.wait}\nback = bytes({SIZE})"
     words = [sys.executable, "-c", SENDS, str(state_dir), source]
     id = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()

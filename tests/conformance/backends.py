@@ -45,7 +45,8 @@ def _cluster() -> Target:
     return Target(name="kubernetes", on=config["current-context"], address=address)
 
 
-BACKENDS = (Target(name="local", on="local"), _cluster())
+CLUSTER = _cluster()
+BACKENDS = (Target(name="local", on="local"), CLUSTER)
 
 
 def needs(*capabilities: Capability) -> pytest.MarkDecorator:

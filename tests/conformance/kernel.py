@@ -11,8 +11,7 @@ import io
 import re
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -341,16 +340,3 @@ def overwritten(text: str) -> str:
             shown = part + shown[len(part) :]
         lines.append(shown)
     return "\n".join(lines)
-
-
-def until(holds: Callable[[], Any], seconds: float = 120, what: str = "") -> Any:
-    """The value of `holds()` once it is true.
-
-    Raises:
-        AssertionError: it never is.
-    """
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"never came true: {what or holds}"
-        time.sleep(0.01)
-    return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +62,6 @@ def text(cell: NotebookNode) -> str:
     """All that a cell printed, and the plain text of what it showed."""
     parts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
     return "".join(parts)
-
-
-def until(true: Callable[[], Any], within: float = 120) -> Any:
-    """What `true` gives once it is true."""
-    deadline = time.monotonic() + within
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"not within {within} s"
-        time.sleep(0.05)
-    return found
 
 
 def at_path(path: str) -> dict[str, Any]:

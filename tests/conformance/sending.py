@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,19 @@ def events(job: Job, kind: str) -> list[Event]:
 def account(data: bytes) -> dict[str, Any]:
     """What the runner's account of this text must be."""
     return {"bytes": len(data), "lines": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def until(holds: Callable[[], Any], seconds: float = 120, what: str = "") -> Any:
+    """The value of `holds()` once it is true.
+
+    Raises:
+        AssertionError: it never is.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"never came true: {what or holds}"
+        time.sleep(0.01)
+    return found
 
 
 def gone(pid: int, within: float = 10) -> bool:

@@ -15,8 +15,7 @@ import pytest
 
 from kube_nb import Client
 from kube_nb.spec import Phase
-from tests.conformance.kernel import until
-from tests.conformance.sending import own_jobs, sent
+from tests.conformance.sending import own_jobs, sent, until
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,8 +18,8 @@ from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.conformance.frontend import SeparateKernel
-from tests.conformance.kernel import Kernel, until
-from tests.conformance.sending import became, ended, own_jobs, tail
+from tests.conformance.kernel import Kernel
+from tests.conformance.sending import became, ended, own_jobs, tail, until
 
 pytestmark = pytest.mark.slow
 SLEEPS = "import time\nprint('ready', flush=True)\nx = 1\ntime.sleep(600)"

@@ -14,8 +14,8 @@ from nbformat import v4, writes
 from kube_nb import Client, KubeNbError
 from kube_nb.errors import BadFlag, BadValue, JobFailed, NotFound
 from kube_nb.spec import Phase
-from tests.conformance.notebooks import at_path, code_cells, executed, notebook, saved, sent, states, text, until
-from tests.conformance.sending import account, became, code, ended, events, own_jobs, running, tail, written
+from tests.conformance.notebooks import at_path, code_cells, executed, notebook, saved, sent, states, text
+from tests.conformance.sending import account, became, code, ended, events, own_jobs, running, tail, until, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("target", "notebook_dir")]
 

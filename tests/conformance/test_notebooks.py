@@ -17,8 +17,8 @@ from nbformat import v4
 
 from kube_nb import Client
 from kube_nb.spec import Phase
-from tests.conformance.kernel import overwritten, until
-from tests.conformance.sending import own_jobs
+from tests.conformance.kernel import overwritten
+from tests.conformance.sending import own_jobs, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 import kube_nb as kn
 from kube_nb.errors import BadFlag, CannotTravel, JobFailed, MissingName, NotFound
 from kube_nb.spec import Phase
-from tests.conformance.kernel import until
+from tests.conformance.sending import until
 
 
 @pytest.fixture

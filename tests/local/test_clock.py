@@ -15,8 +15,7 @@ from kube_nb.backends.local import submit as starting
 from kube_nb.backends.local.backend import LocalBackend
 from kube_nb.jobs.job import elapsed
 from kube_nb.spec import Phase
-from tests.conformance.kernel import until
-from tests.conformance.sending import Sender, code, ended, gone, running, tail
+from tests.conformance.sending import Sender, code, ended, gone, running, tail, until
 
 pytestmark = pytest.mark.slow
 

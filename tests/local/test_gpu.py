@@ -11,8 +11,7 @@ import pytest
 from kube_nb.backends.local.machine import installed
 from kube_nb.errors import Refused
 from kube_nb.spec import Phase
-from tests.conformance.kernel import until
-from tests.conformance.sending import Notebook, Sender, code, ended, gone, running
+from tests.conformance.sending import Notebook, Sender, code, ended, gone, running, until
 
 if not shutil.which("nvidia-smi") or not installed():
     pytest.skip("gpu: there is none", allow_module_level=True)

@@ -21,7 +21,7 @@ from nbformat import NotebookNode, v4
 from kube_nb import Client
 from kube_nb.errors import JobFailed, KubeNbError
 from kube_nb.spec import Phase
-from tests.conformance.notebooks import until
+from tests.conformance.sending import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ENGINE = "kube-nb"

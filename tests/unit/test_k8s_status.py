@@ -18,7 +18,7 @@ from kube_nb.backends.kubernetes.snapshot import (
     DISRUPTIONS,
     FAILURES,
     INDEX,
-    QUEUE,
+    QUEUE_LABEL,
     Snapshot,
     age_order,
     seconds_of,
@@ -412,7 +412,7 @@ def test_a_refusal_that_was_overcome_is_no_more_told():
 def test_what_kueue_says_of_a_suspended_job(workload, code):
     job = a_job()
     job["spec"]["suspend"] = True
-    job["metadata"]["labels"][QUEUE] = "default"
+    job["metadata"]["labels"][QUEUE_LABEL] = "default"
     found = Snapshot(job, workloads=({"metadata": {"name": "w", "creationTimestamp": BORN}, **workload},))
     status = status_of(found, NOW)
     assert (status.phase, status.reason and status.reason.code) == ("Pending", code)
@@ -421,7 +421,7 @@ def test_what_kueue_says_of_a_suspended_job(workload, code):
 def test_who_may_not_read_workloads_hears_of_the_queue_by_its_warnings():
     job = a_job()
     job["spec"]["suspend"] = True
-    job["metadata"]["labels"][QUEUE] = "default"
+    job["metadata"]["labels"][QUEUE_LABEL] = "default"
     told = event("Workload", f"job-{ID}-1a2b3", "Pending", "LocalQueue default doesn't exist")
     assert reason(Snapshot(job, (), (told,))).code == "QueueMissing"
 

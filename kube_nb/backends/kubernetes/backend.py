@@ -172,7 +172,7 @@ class KubernetesBackend:
         with refused(self._api.namespace):
             snapshot = self._snapshot(id)
             job = self._api.get(JOBS, snapshot.job["metadata"]["name"])
-            self._stores.let_go(id, job)
+            self._stores.let_go(job)
             ending.delete(self._api, self._watch, snapshot)
             if self._stores.holds(snapshot):
                 self._stores.remove(job)

@@ -18,13 +18,14 @@ from typing import Any
 from kube_nb.backends.base import Removed
 from kube_nb.backends.kubernetes import ending, names
 from kube_nb.backends.kubernetes.api import CLAIMS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.kept import kept, path_of
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.quantity import number
-from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, condition, created, over, seconds_of, state
+from kube_nb.backends.kubernetes.snapshot import Snapshot, condition, created, over, seconds_of, state
 from kube_nb.backends.kubernetes.status import status_of
-from kube_nb.backends.kubernetes.store import Stores, claim_of
+from kube_nb.backends.kubernetes.store import Stores
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import KubeNbError, Refused
@@ -128,10 +129,10 @@ class Cleaning:
 
         def remove(places: list[str], _: list[str]) -> set[str]:
             for place in places:
-                store.remove(f"jobs/{place}")
+                store.remove(path_of(place))
             return set()
 
-        usage = {"jobs": store.usage(f"jobs/{owner_of(self._user)}"), "environments": {}}
+        usage = {"jobs": store.usage(path_of(owner_of(self._user))), "environments": {}}
         return self._sweep(usage, self._bytes, max_age, None if dry_run else remove)
 
     def _sweep(
@@ -272,7 +273,7 @@ def _running(job: Snapshot | None) -> Object | None:
 
 
 def _mounts(job: Snapshot, claim: str) -> bool:
-    return claim_of(annotation(job.job, names.STORE)) == claim
+    return kept(job.job).claim == claim
 
 
 def _ended(train_job: Object) -> float | None:

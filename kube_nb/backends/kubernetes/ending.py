@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from kube_nb.backends.kubernetes import names, trainjob
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.kept import kept
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.reasons.ends import why_leaving
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
@@ -102,8 +103,8 @@ def tidy(api: Api, snapshot: Snapshot) -> bool:
 
 
 def _own_claim(snapshot: Snapshot) -> str:
-    kind, _, name = (snapshot.job["metadata"].get("annotations") or {}).get(names.STORE, "").partition(":")
-    return name if kind == "claim" and name.startswith(snapshot.id) else ""
+    store = kept(snapshot.job)
+    return store.claim if store.own else ""
 
 
 def _remove_claim(api: Api, name: str) -> None:

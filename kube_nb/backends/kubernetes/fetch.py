@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from kube_nb.backends.base import Carried
-from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Api, ApiError
 from kube_nb.backends.kubernetes.exec import not_running
-from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, over, state
-from kube_nb.backends.kubernetes.store import Stores, claim_of, folder_of, place_of
+from kube_nb.backends.kubernetes.kept import kept
+from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
+from kube_nb.backends.kubernetes.store import Stores
 from kube_nb.backends.kubernetes.transfer import Container, get_objects
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import NotFound
-from kube_nb.store.url import UrlStore, is_url
+from kube_nb.store.url import UrlStore
 
 
 def fetch(
@@ -41,15 +41,14 @@ def fetch(
     if destination.exists():
         return destination
     destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stored = bool(claim_of(annotation(snapshot.job, names.STORE)))
-    folder = f"{folder_of(snapshot.job) if stored else names.RUN}/out/objects"
+    store = kept(snapshot.job)
+    folder = f"{store.folder}/out/objects"
     if _from_running(api, snapshot, folder, digest, destination, progress):
         return destination
-    mark = annotation(snapshot.job, names.STORE)
-    if is_url(mark):
-        UrlStore(mark).get(f"jobs/{place_of(snapshot.job)}/out/objects/{digest}", digest, destination)
+    if store.url:
+        UrlStore(store.url).get(f"{store.path}/out/objects/{digest}", digest, destination)
         return destination
-    if not stored:
+    if not store.claim:
         for fresh in read(api, [id]):  # a watch may be a moment behind
             if _from_running(api, fresh, folder, digest, destination, progress):
                 return destination

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kube_nb.backends.kubernetes import names
+from kube_nb.backends.kubernetes.kept import Kept
 from kube_nb.spec import JobSpec
 
 
@@ -74,6 +76,11 @@ class JobPlan:
     join: float = 600.0
     patches: tuple[Mapping[str, Any], ...] = ()
     submitted: float = field(default_factory=time.time)
+
+    @property
+    def kept(self) -> Kept:
+        """Where what the job makes will lie."""
+        return Kept(self.store.claim, self.store.url, names.owner_of(self.user), self.spec.id)
 
     @property
     def job_name(self) -> str:

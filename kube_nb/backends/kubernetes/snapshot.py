@@ -18,7 +18,7 @@ from kube_nb.runner.ending import parse_end
 INDEX = "batch.kubernetes.io/job-completion-index"
 FAILURES = "batch.kubernetes.io/job-index-failure-count"
 DISRUPTIONS = "batch.kubernetes.io/job-index-ignored-failure-count"
-QUEUE = "kueue.x-k8s.io/queue-name"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _OF_INDEXED_JOB = re.compile(r"(.+)-\d+-[a-z0-9]{5}")
 """How the Job controller names a pod: job, index, five random signs."""
 _OF_KUEUE = re.compile(r"(?:train)?job-(.+)-[a-z0-9]{5}")
@@ -109,7 +109,7 @@ def seconds_of(stamp: str | None) -> float | None:
 
 def queue_of(job: Object) -> str:
     """The queue of Kueue's that a Job waits in, or what Kubeflow Trainer made it of; empty: none."""
-    return (job["metadata"].get("labels") or {}).get(QUEUE) or annotation(job, names.QUEUE)
+    return (job["metadata"].get("labels") or {}).get(QUEUE_LABEL) or annotation(job, names.QUEUE)
 
 
 def age_order(job: Object) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from kube_nb.backends.base import Bundle, Carried
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.kept import claim_of, kept
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.claim import claim, shared_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
@@ -259,13 +260,13 @@ class Stores:
             Corrupted, ApiError, Unreachable: as `put_objects`.
         """
         objects = {path.name: path for path in (bundle.directory / "objects").iterdir()}
-        directory = f"{job_folder(names.owner_of(plan.user), plan.spec.id)}/bundle/objects"
+        path = f"{plan.kept.path}/bundle/objects"
 
         def put(container: Container) -> None:
-            put_objects(container, directory, objects, progress)
+            put_objects(container, f"{names.STORE_MOUNT}/{path}", objects, progress)
 
         if plan.store.url:
-            UrlStore(plan.store.url).put(directory.removeprefix(f"{names.STORE_MOUNT}/"), objects, progress)
+            UrlStore(plan.store.url).put(path, objects, progress)
             return True
         if plan.store.kind != "own":
             self.pods.use(plan.store.claim, lambda: indexed_job(plan), put)
@@ -286,10 +287,10 @@ class Stores:
         if plan.store.kind == "own":
             self.pods.close(plan.store.claim)
 
-    def let_go(self, id: str, job: Object) -> None:
+    def let_go(self, job: Object) -> None:
         """End what holds a job's own claim, so that it can go with the job."""
-        if claim_of(annotation(job, names.STORE)) == id:
-            self.pods.close(id)
+        if kept(job).own:
+            self.pods.close(job_id(job))
 
     def remove(self, job: Object) -> None:
         """Remove what a store that outlives the job holds of it.
@@ -300,21 +301,18 @@ class Stores:
         Raises:
             NoPod, ApiError, Unreachable, StorageFailed.
         """
-        mark = annotation(job, names.STORE)
-        if is_url(mark):
-            UrlStore(mark).remove(f"jobs/{place_of(job)}")
-        if claim_of(mark) in ("", job_id(job)):
-            return
-        with suppress(NotFound):
-            self.use(job, lambda container: container.tool("remove", place_of(job)).output())
+        store = kept(job)
+        if store.url:
+            UrlStore(store.url).remove(store.path)
+        elif store.outlives:
+            with suppress(NotFound):
+                self.use(job, lambda container: container.tool("remove", store.place).output())
 
     def holds(self, snapshot: Snapshot) -> bool:
         """Whether the shared store may hold something of a job: its pods say so, and its bundle came that way."""
-        mark = annotation(snapshot.job, names.STORE)
-        if is_url(mark):
-            return True
-        if claim_of(mark) in ("", snapshot.id):
-            return False
+        store = kept(snapshot.job)
+        if store.url or not store.outlives:
+            return bool(store.url)
         ends = [end_of(pod) or {} for pod in snapshot.latest]
         if not ends:
             return annotation(snapshot.job, names.TRANSPORT) == "store"
@@ -343,7 +341,7 @@ class Stores:
         return self._api.get(JOBS, job["metadata"]["name"])
 
     def _claim(self, job: Object) -> str:
-        name = claim_of(annotation(job, names.STORE))
+        name = kept(job).claim
         if not name or self._api.find(CLAIMS, name) is None:
             raise NotFound(what="the job's store is gone" if name else "the job has no store")
         return name
@@ -362,28 +360,3 @@ class Stores:
         except ApiError as error:
             if error.cause != "AlreadyExists":
                 raise
-
-
-def job_folder(owner: str, id: str) -> str:
-    """Where in the store's mount all of a job lies: below its owner's folder, which is the owner's to tidy up."""
-    return f"{names.STORE_MOUNT}/jobs/{owner}/{id}"
-
-
-def folder_of(job: Object) -> str:
-    """The same, of a Job as the cluster keeps it."""
-    return f"{names.STORE_MOUNT}/jobs/{place_of(job)}"
-
-
-def place_of(job: Object) -> str:
-    """Below the folder of all jobs."""
-    return f"{(job['metadata'].get('labels') or {}).get(names.OWNER, '')}/{job_id(job)}"
-
-
-def claim_of(mark: str) -> str:
-    """The claim of a job by its annotation `kube-nb/store`; empty: it has none.
-
-    Example:
-        >>> claim_of("claim:kube-nb-store")
-        'kube-nb-store'
-    """
-    return mark.removeprefix("claim:") if mark.startswith("claim:") else ""

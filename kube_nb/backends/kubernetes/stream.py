@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kube_nb.backends.base import Chunk, Cursor
-from kube_nb.backends.kubernetes import log, names
+from kube_nb.backends.kubernetes import log
 from kube_nb.backends.kubernetes.api import Api, ApiError, Object
 from kube_nb.backends.kubernetes.exec import not_running
+from kube_nb.backends.kubernetes.kept import kept
 from kube_nb.backends.kubernetes.log import Beheaded, Enough, Heard
 from kube_nb.backends.kubernetes.snapshot import (
     Snapshot,
-    annotation,
     attempt_of,
     created,
     end_of,
@@ -27,11 +27,11 @@ from kube_nb.backends.kubernetes.snapshot import (
     state,
 )
 from kube_nb.backends.kubernetes.status import is_last
-from kube_nb.backends.kubernetes.store import Stores, claim_of, folder_of, place_of
+from kube_nb.backends.kubernetes.store import Stores
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import NotFound, StorageFailed, Unreachable
-from kube_nb.store.url import UrlStore, is_url
+from kube_nb.store.url import UrlStore
 
 _PATIENCE = 300.0
 """Seconds for which a cluster that does not answer is asked again."""
@@ -163,8 +163,7 @@ class _Jobs:
 
     @staticmethod
     def _has_copy(snapshot: Snapshot) -> bool:
-        mark = annotation(snapshot.job, names.STORE)
-        return bool(claim_of(mark)) or is_url(mark)
+        return kept(snapshot.job).stored
 
 
 class _Away(Exception):
@@ -192,10 +191,8 @@ class _Attempt:
         self._rotated = False
         self._all = False
         """What was read is all there is."""
-        stored = bool(claim_of(annotation(found.snapshot.job, names.STORE)))
-        folder = folder_of(found.snapshot.job) if stored else names.RUN
-        self._path = log.copy_path(folder, jobs.node, number)
-        self._stored = stored or is_url(annotation(found.snapshot.job, names.STORE))
+        self._store = kept(found.snapshot.job)
+        self._path = log.copy_path(self._store.folder, jobs.node, number)
         self.last = False
         """No other attempt follows this one; known by its own last word."""
 
@@ -289,7 +286,7 @@ class _Attempt:
             return False
         if not ended:
             return self._heard.at < _REREAD
-        if not self._stored:
+        if not self._store.stored:
             return True
         end = end_of(self._found.pod) if self._found.pod else None
         if end is None:
@@ -314,7 +311,7 @@ class _Attempt:
     def _after_all(self) -> Iterator[Chunk]:
         """What can be read once the container has ended: the store's copy, else what the kubelet has."""
         why = "there is none"
-        if self._stored and (self._found.pod is None or (end_of(self._found.pod) or {}).get("stored", True)):
+        if self._store.stored and (self._found.pod is None or (end_of(self._found.pod) or {}).get("stored", True)):
             try:
                 yield from self._take(self._from_store())
                 self._all = True
@@ -334,12 +331,10 @@ class _Attempt:
             yield self._loss(None, "its pod was removed, and there is no copy")
 
     def _from_store(self) -> Iterator[tuple[int, bytes]]:
-        job = self._found.snapshot.job
-        mark = annotation(job, names.STORE)
-        if is_url(mark):
-            path = log.copy_path(f"jobs/{place_of(job)}", self._jobs.node, self._number)
-            return UrlStore(mark).read(path, self._heard.at)
-        return log.from_copy(self._stores.open(job), self._path, self._heard.at, follow=False)
+        if self._store.url:
+            path = log.copy_path(self._store.path, self._jobs.node, self._number)
+            return UrlStore(self._store.url).read(path, self._heard.at)
+        return log.from_copy(self._stores.open(self._found.snapshot.job), self._path, self._heard.at, follow=False)
 
     def _without_copy(self, follow: bool, why: str) -> Iterator[Chunk]:
         try:

@@ -9,7 +9,7 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Object
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.plan import JobPlan
-from kube_nb.backends.kubernetes.snapshot import DISRUPTIONS, FAILURES, INDEX, QUEUE
+from kube_nb.backends.kubernetes.snapshot import DISRUPTIONS, FAILURES, INDEX, QUEUE_LABEL
 from kube_nb.spec import Gpu, Resources
 
 MARGIN = 20
@@ -30,7 +30,7 @@ def job_pod(plan: JobPlan) -> Object:
 def pod_labels(plan: JobPlan, role: marks.Role = "job") -> dict[str, str]:
     """Of a pod and of its Job alike: a queue admits either by the same label."""
     queue = plan.spec.placement.queue
-    return marks.labels(plan, role) | ({QUEUE: queue} if queue else {})
+    return marks.labels(plan, role) | ({QUEUE_LABEL: queue} if queue else {})
 
 
 def pod_spec(plan: JobPlan) -> Object:

@@ -11,7 +11,7 @@ from kube_nb.backends.kubernetes.api import Kind, Object
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.job import TTL, indexed_job
 from kube_nb.backends.kubernetes.plan import JobPlan
-from kube_nb.backends.kubernetes.snapshot import QUEUE
+from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL
 
 _GROUP = "trainer.kubeflow.org"
 _VERSION = f"{_GROUP}/v1alpha1"
@@ -26,7 +26,7 @@ _NODES = "node"
 def train_job(plan: JobPlan) -> Object:
     """What the user asked for: it owns all the rest. A queue takes it in, not the Job below it."""
     queue = plan.spec.placement.queue
-    labels = marks.labels(plan) | ({QUEUE: queue} if queue else {})
+    labels = marks.labels(plan) | ({QUEUE_LABEL: queue} if queue else {})
     return {
         "apiVersion": _VERSION,
         "kind": "TrainJob",
@@ -40,7 +40,7 @@ def training_runtime(plan: JobPlan) -> Object:
     job = indexed_job(plan)
     spec = {key: value for key, value in job["spec"].items() if key != "ttlSecondsAfterFinished"}
     for labelled in (job["metadata"], spec["template"]["metadata"]):
-        labelled["labels"].pop(QUEUE, None)
+        labelled["labels"].pop(QUEUE_LABEL, None)
     labels = job["metadata"]["labels"] | {_STEP: "trainer"}
     part = {
         "name": _NODES,
