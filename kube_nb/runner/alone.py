@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
+from .loop import Interrupted, Loop, Signals
+
 TYPE_CHECKING = False  # without importing `typing`: see node.py
 if TYPE_CHECKING:
     from typing import Any
@@ -20,10 +25,12 @@ class Alone:
 
     def __init__(self) -> None:
         self._gang: Gang | None = None
+        self._loop = Loop()
 
     def attach(self, gang: Gang) -> None:
         """From now on `gang` is told what happens elsewhere, and its loop serves the connections."""
         self._gang = gang
+        self._loop = gang.loop
 
     def join(self, stream: Stream, attempt: int) -> int:
         """Wait until all nodes can start; the number of the attempt."""
@@ -63,3 +70,23 @@ class Alone:
 
     def heed_time(self) -> None:
         """Do what is due."""
+
+    def attend(self, fd: int, signals: Signals) -> None:
+        """Wait until `fd` can be read; the others hear meanwhile that this node is there.
+
+        Raises:
+            Interrupted: SIGINT came, after which nobody waits for anything.
+        """
+        ready: list[int] = []
+        if self._gang is None:
+            self._loop.watch(signals.fd, signals.quiet)
+        self._loop.watch(fd, lambda: ready.append(fd))
+        try:
+            while not ready:
+                moment = self.moment()
+                self._loop.turn(None if moment is None else max(0.0, moment - time.monotonic()), urgent_only=False)
+                self.heed_time()
+                if signals.came(signal.SIGINT):
+                    raise Interrupted(signal.SIGINT)
+        finally:
+            self._loop.forget(fd)

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 
 from . import remote
 
 TYPE_CHECKING = False  # without importing `typing`: see node.py
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 EVERY = 30.0
@@ -34,14 +36,17 @@ class Away:
     """Where a job's files lie at a URL.
 
     Args:
-        url: of the job's own folder. path: folders for sys.path, fsspec in one of them. state: file in which is kept
-            what was sent already.
+        url: of the job's own folder.
+        path: folders for sys.path, fsspec in one of them.
+        state: file in which is kept what was sent already.
+        attend: waits until it can be read from a descriptor. What it raises ends what is under way.
     """
 
-    def __init__(self, url: str, path: list[str], state: str) -> None:
+    def __init__(self, url: str, path: list[str], state: str, attend: Callable[[int], object]) -> None:
         self._url = url
         self._path = path
         self._state = state
+        self._attend = attend
 
     def fetch(self, place: str, folder: str, objects: Mapping[str, int]) -> None:
         """Bring these objects from a place below the URL. Raises: StoreFailed."""
@@ -70,13 +75,27 @@ class Away:
         process.stdin.close()
 
     def _run(self, **order: Any) -> Any:
-        ran = subprocess.run(
-            _COMMAND, input=json.dumps(order | {"path": self._path}), capture_output=True, text=True, check=False
-        )
+        with (
+            tempfile.TemporaryFile(dir=os.path.dirname(self._state)) as said,
+            subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as process,
+        ):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                with suppress(BrokenPipeError), process.stdin:  # what it said instead of listening is told below
+                    process.stdin.write(json.dumps(order | {"path": self._path}).encode())
+                self._attend(process.stdout.fileno())
+                answered = process.stdout.read().decode(errors="replace")
+            except BaseException:
+                process.kill()
+                raise
+            status = process.wait()
+            said.seek(0)
+            errors = said.read().decode(errors="replace")
         try:
-            answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+            answer: dict[str, Any] = json.loads(answered.splitlines()[-1])
         except (IndexError, ValueError):
-            last = (ran.stderr.strip().splitlines() or [f"status {ran.returncode}"])[-1]
+            last = (errors.strip().splitlines() or [f"status {status}"])[-1]
             raise StoreFailed(remote.words(RuntimeError(last), self._url)) from None
         if "failed" in answer:
             raise StoreFailed(answer["failed"])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from . import ending
 from .alone import Alone
-from .loop import Loop, Signals
+from .loop import Signals
 from .nodes import INTRODUCTION, Terms, asked_to_end, names
 from .wire import Wire
 
@@ -43,7 +43,6 @@ class Lead(Alone):
         self._terms = terms
         self._signals = signals
         self._attempt = 0
-        self._loop = Loop()
         self._members: dict[int, Wire] = {}
         self._strangers: list[Wire] = []
         self._ends: dict[int, dict[str, Any]] = {}  # of nodes of which no rank is left
@@ -62,7 +61,6 @@ class Lead(Alone):
 
     def attach(self, gang: Gang) -> None:
         super().attach(gang)
-        self._loop = gang.loop
         self._loop.watch(self._listener.fileno(), self._accept, urgent=True)
 
     def join(self, stream: Stream, attempt: int) -> int:
@@ -222,8 +220,9 @@ class Lead(Alone):
         """A node is gone. Before the start another one may come in its place."""
         if self._members.get(wire.node) is wire:
             del self._members[wire.node]
-        if not self._started or self._decided or self._code or self._gang is None:
-            return
+        over = self._decided or bool(self._code) or len(self._ends) == self._terms.nodes - 1
+        if not self._started or over or self._gang is None:
+            return  # one that comes back after its end hears how the job has ended
         ranks = self._terms.ranks(wire.node)
         detail = {"node": wire.node, "ranks": ranks, "disruption": disruption}
         evalue = f"{self._terms.name(wire.node)} was lost: {why}"

@@ -48,6 +48,10 @@ class Signals:
         caught, self._caught = self._caught, []
         return caught
 
+    def came(self, signum: int) -> bool:
+        """Whether it came since the last `take`."""
+        return signum in self._caught
+
     def quiet(self) -> None:
         """Empty the pipe that woke the loop."""
         with suppress(BlockingIOError):

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from . import ending
 from .alone import Alone
-from .loop import Interrupted, Loop, Signals
+from .loop import Interrupted, Signals
 from .nodes import INTRODUCTION, Terms, asked_to_end, short
 from .reach import Reach
 from .wire import Wire
@@ -17,7 +17,6 @@ TYPE_CHECKING = False  # without importing `typing`: see node.py
 if TYPE_CHECKING:
     from typing import Any
 
-    from .ranks import Gang
     from .stream import Stream
 
 
@@ -36,7 +35,6 @@ class Member(Alone):
         self._terms = terms
         self._signals = signals
         self._node = node
-        self._loop = Loop()
         self._wire: Wire | None = None
         self._attempt: int | None = None  # once node 0 has welcomed this one
         self._started = False
@@ -45,10 +43,6 @@ class Member(Alone):
         """The job's code, once node 0 has said that all have ended."""
         self._said = False
         self._hurried = False
-
-    def attach(self, gang: Gang) -> None:
-        super().attach(gang)
-        self._loop = gang.loop
 
     def join(self, stream: Stream, attempt: int) -> int:
         """Reach node 0 and wait until it says that all are there; the attempt's number.

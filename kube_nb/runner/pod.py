@@ -168,7 +168,8 @@ class PodNode(Node):
         return super()._attempt()
 
     def _install(self) -> list[str]:
-        self._packages = super()._install()
+        if self._packages is None:  # else they were needed to fetch the bundle
+            self._packages = super()._install()
         return self._packages
 
     def _start(self, gang: Gang, modules: str | None, env_path: list[str]) -> None:
@@ -226,7 +227,8 @@ class PodNode(Node):
             return None
         from .away import Away
 
-        return Away(self._pod.url, self._packages, os.path.join(self._pod.run, "sent.json"))
+        state = os.path.join(self._pod.run, "sent.json")
+        return Away(self._pod.url, self._packages, state, lambda fd: self._others.attend(fd, self._signals))
 
     @staticmethod
     def _try(act: Callable[[], object]) -> None:
@@ -267,6 +269,9 @@ class PodNode(Node):
             record["detail"]["store"] = failed.words
             self._stream.state("Running", "store", f"{failed.words['what']}: {failed.words['why']}")
             return False
+        except Interrupted:
+            record |= {"code": "Cancelled", "evalue": "while what it made was put into the store"}
+            return False
         return True
 
     def _put_log(self) -> None:
@@ -275,7 +280,7 @@ class PodNode(Node):
 
         away = self._away()
         if away is not None:
-            with suppress(StoreFailed):  # nobody hears of it any more; the kubelet has the log, too
+            with suppress(StoreFailed, Interrupted):  # nobody hears of it any more; the kubelet has the log, too
                 away.put({self._log_place: self._pod.log})
 
     def _worth_keeping(self) -> bool:
