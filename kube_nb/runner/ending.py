@@ -40,6 +40,26 @@ LIMIT = 4096
 """Bytes that a kubelet takes of a termination message."""
 _EVALUE = 500
 _FROM_RANK = frozenset({"BundleCorrupted", "EnvironmentFailed", "OutOfMemory", "OutOfDisk", "TimedOut"})
+_NUMBER = (int, float)
+_MAYBE = (int, type(None))
+_KINDS: dict[str, tuple[type, ...]] = {
+    "v": _NUMBER,
+    "code": (str,),
+    "rank": (int,),
+    "exit": _MAYBE,
+    "signal": _MAYBE,
+    "ename": (str,),
+    "evalue": (str,),
+    "line": _MAYBE,
+    "where": (str,),
+    "account": (dict,),
+    "result": (str, type(None)),
+    "started": _NUMBER,
+    "ended": _NUMBER,
+    "detail": (dict,),
+}
+"""What each part of an END is."""
+_LARGEST = 1e12
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -178,15 +198,26 @@ def parse_end(message: bytes | str) -> dict[str, Any] | None:
     """An END from its text, e.g. a pod's `terminated.message`; None where it is none."""
     try:
         return checked(json.loads(message))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def checked(record: object) -> dict[str, Any] | None:
-    """An END with every key; None where `record` is none."""
-    if not isinstance(record, dict) or record.get("code") not in CODES:
+    """An END with every key; None where `record` is none. What is not of its kind is as if it was not said.
+
+    A container can write what it likes to where its END is read; whoever looks at a list of jobs reads all of them.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("code"), str) or record["code"] not in CODES:
         return None
-    return end(record["code"], 0) | record
+    blank = end(record["code"], 0)
+    said = {name: value for name, value in record.items() if name not in blank or _fits(value, _KINDS[name])}
+    return blank | said
+
+
+def _fits(value: object, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, (int, float)) and not abs(value) < _LARGEST:
+        return False
+    return isinstance(value, kinds)
 
 
 def status_of(record: dict[str, Any]) -> int:

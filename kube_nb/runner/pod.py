@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _DISRUPTIONS = 5
 """So often a node is started again after something that was not the code's fault."""
-_UPLOAD_PATIENCE = 300.0
-"""Seconds in which nothing comes from who uploads; then nobody does any more."""
 _SEE_OFF = 5.0
 """Seconds in which whoever reads the log by exec may come to its end, which would end with the container."""
 _LONGEST_LINGER = 900.0
@@ -66,8 +64,8 @@ class Place:
         self.transport: str = told["transport"]
         self.service: str = told.get("service", "")
         self.rendezvous = {name: str(told[name]) for name in ("first", "join", "silence") if name in told}
-        self.linger = float(told.get("linger", 60))
-        self.patience = float(told.get("patience", _UPLOAD_PATIENCE))
+        self.linger = float(told["linger"])
+        self.patience = float(told["patience"])
         self.store = os.path.join(base, "store") if told["store"] else None
         self.url: str = told.get("url", "")
         self.kept = os.path.join(self.store, told["place"]) if self.store else self.run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,24 +85,26 @@ class UrlStore:
         Raises:
             NotFound: it is not there. Corrupted: it is not what its digest says.
         """
-        draft = destination.with_name(f".part-{destination.name}")
+        # One of its own for each who asks: two may want the same object at once.
+        draft = destination.with_name(f".part-{os.getpid()}-{threading.get_ident()}-{destination.name}")
+        try:
+            self._bring(path, draft)
+            if _digest(draft) != digest:
+                raise Corrupted(
+                    what=f"object {digest[:12]} did not arrive as the job wrote it",
+                    why="its bytes are not what its digest says",
+                    next="look at the job, and at who can write to the store, before you trust it",
+                )
+            draft.replace(destination)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _bring(self, path: str, draft: Path) -> None:
         with self._opened() as (system, place):
             try:
                 system.get_file(f"{place}/{path}", str(draft))
             except FileNotFoundError as error:
                 raise _absent(f"{self.url}/{path}") from error
-        digester = Digester()
-        with open(draft, "rb") as file:
-            while piece := file.read(_PIECE):
-                digester.update(memoryview(piece))
-        if digester.hexdigest() != digest:
-            draft.unlink()
-            raise Corrupted(
-                what=f"object {digest[:12]} did not arrive as the job wrote it",
-                why="its bytes are not what its digest says",
-                next="look at the job, and at who can write to the store, before you trust it",
-            )
-        draft.replace(destination)
 
     def read(self, path: str, offset: int) -> Iterator[tuple[int, bytes]]:
         """Places and bytes of a file from `offset` on.
@@ -120,7 +124,13 @@ class UrlStore:
                     offset += len(data)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder; where there is none, nothing happens."""
+        """Remove a folder; where there is none, nothing happens.
+
+        Raises:
+            ValueError: a part of its path is empty, so that it would be a folder above it.
+        """
+        if not all(folder.split("/")):
+            raise ValueError(f"{folder!r} is no folder of one job")
         with self._opened() as (system, place):
             if system.exists(f"{place}/{folder}"):
                 system.rm(f"{place}/{folder}", recursive=True)
@@ -131,7 +141,10 @@ class UrlStore:
         with self._opened() as (system, place):
             below = f"{place}/{folder}"
             for path, told in (system.find(below, detail=True) if system.exists(below) else {}).items():
-                one = found.setdefault(path[len(below) + 1 :].partition("/")[0], {"bytes": 0.0, "changed": 0.0})
+                name = path[len(below) + 1 :].partition("/")[0]
+                if not name:  # the mark by which some programs make an empty folder
+                    continue
+                one = found.setdefault(name, {"bytes": 0.0, "changed": 0.0})
                 one["bytes"] += told["size"] or 0
                 one["changed"] = max(one["changed"], _changed(told))
         return found
@@ -145,6 +158,14 @@ class UrlStore:
         except Exception as error:
             # Each protocol has errors of its own: what they say is passed on.
             raise StorageFailed(**remote.words(error, self.url)) from error
+
+
+def _digest(path: Path) -> str:
+    digester = Digester()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digester.update(memoryview(piece))
+    return digester.hexdigest()
 
 
 def _sizes(system: Any, folder: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from kube_nb.errors import Corrupted, NotFound, Refused
 from kube_nb.runner import remote
+from kube_nb.runner.objects import Objects
 from kube_nb.store.url import UrlStore, needs_of
 
 pytest.importorskip("fsspec", reason="store: fsspec is not installed")
@@ -109,6 +111,33 @@ def test_what_comes_back_is_verified(tmp_path, url):
     with pytest.raises(NotFound):
         store.get(f"objects/{'1' * 64}", "1" * 64, tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir() if "x" in path.name] == []
+
+
+def test_two_who_fetch_the_same_object_at_once_both_get_it(tmp_path, url):
+    data = os.urandom(1 << 20)
+    objects = Objects(tmp_path / "far" / "objects")
+    digest = objects.write(data)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: UrlStore(url).get(f"objects/{digest}", digest, tmp_path / "x"), range(32)))
+    assert (tmp_path / "x").read_bytes() == data
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_the_mark_of_an_empty_folder_is_no_job_whose_removal_takes_all(tmp_path, url, monkeypatch):
+    written(tmp_path / "far" / "jobs" / "me", one__out="x", two__out="y")
+    from fsspec.implementations.local import LocalFileSystem
+
+    def find(self, path, **how):
+        marks = {f"{path}/": {"size": 0, "mtime": 0.0}}  # as an object store lists what its console has made
+        return marks | plain(self, path, **how)
+
+    plain = LocalFileSystem.find
+    monkeypatch.setattr(LocalFileSystem, "find", find)
+    assert UrlStore(url).usage("jobs/me").keys() == {"one", "two"}
+    for folder in ("jobs/me/", "jobs//one", ""):
+        with pytest.raises(ValueError, match="no folder of one job"):
+            UrlStore(url).remove(folder)
+    assert (tmp_path / "far" / "jobs" / "me" / "one").exists()
 
 
 def test_what_a_url_needs_are_modules(tmp_path):

@@ -49,7 +49,12 @@ def kind(api: Api, group: str, resource: str) -> Kind | None:
     version = versions.get(group)
     if version is None:
         return None
-    known = api.remember(f"api group {group}", lambda: _resources(api, version), seconds=_FRESH)
+    try:
+        known = api.remember(f"api group {group}", lambda: _resources(api, version), seconds=_FRESH)
+    except ApiError as error:
+        if error.status not in (403, 404, 503):
+            raise
+        return None  # its server does not answer: asked again at the next look
     return Kind(resource, version, known[resource]) if resource in known else None
 
 
@@ -59,11 +64,6 @@ def _groups(api: Api) -> Mapping[str, str]:
 
 
 def _resources(api: Api, version: str) -> Mapping[str, bool]:
-    """Resources of a group, and whether they live in namespaces; none where its server does not answer."""
-    try:
-        found = api.raw(f"/apis/{version}").get("resources") or ()
-    except ApiError as error:
-        if error.status in (401,):
-            raise
-        return {}
+    """Resources of a group, and whether they live in namespaces."""
+    found = api.raw(f"/apis/{version}").get("resources") or ()
     return {one["name"]: bool(one.get("namespaced")) for one in found}

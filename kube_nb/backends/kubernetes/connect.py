@@ -143,7 +143,7 @@ def user_of(api: Api) -> str:
     """The name by which the cluster knows who asks; `unknown` where it does not tell.
 
     Raises:
-        ApiError: status 401: the credentials are not valid.
+        ApiError: the credentials are not valid (401), or the cluster is at a loss.
         Unreachable: nobody answered.
     """
     return api.remember("user", lambda: _review(api), seconds=_FRESH)
@@ -153,7 +153,7 @@ def _review(api: Api) -> str:
     try:
         review = api.create(SELF_REVIEWS, {"apiVersion": SELF_REVIEWS.version, "kind": "SelfSubjectReview"})
     except ApiError as error:
-        if error.status == 401:
+        if error.status not in (403, 404):  # the name decides whose jobs are whose: it is not guessed
             raise
         return "unknown"
     return review.get("status", {}).get("userInfo", {}).get("username", "unknown")

@@ -86,7 +86,8 @@ def delete(api: Api, watch: Watch, snapshot: Snapshot) -> None:
     else:
         api.delete(JOBS, meta["name"], propagation="Foreground", uid=meta.get("uid", ""))
     api.delete(SECRETS, id)
-    api.delete(SERVICES, id)
+    if snapshot.nodes > 1:  # else there is none, and nobody needs the right to remove one
+        api.delete(SERVICES, id)
     gone = watch.wait(id, lambda now: True if now is None or now.deleted else None, _grace(snapshot) + _PATIENCE)
     if gone is None:
         raise _stuck(watch.snapshot(id) or snapshot)

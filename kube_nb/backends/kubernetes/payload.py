@@ -22,6 +22,8 @@ LIMIT = 1_000_000
 """Bytes of a whole Secret; a cluster takes 1 MiB."""
 LINGER = 60
 """Seconds that a container without a store stays until somebody has fetched what it made."""
+PATIENCE = 300.0
+"""Seconds in which nothing comes from who uploads; then nobody does any more. One pod is served after another."""
 _ROOM = 4096
 """For `pod.json`, the key and the names."""
 _WORTH_PACKING = 4 * LIMIT
@@ -75,6 +77,7 @@ def _told(plan: JobPlan) -> Mapping[str, object]:
         "first": f"{plan.job_name}-0",
         "join": plan.join,
         "linger": LINGER,
+        "patience": PATIENCE * resources.nodes,
     }
 
 
