@@ -17,6 +17,7 @@ from kube_nb.events import Decoder, Text
 from tests.cluster.cells import IN_POD, place, read_all
 from tests.cluster.cutter import wired
 from tests.cluster.small_jobs import pod_when
+from tests.cluster.users import applied, user
 
 SHARED = None
 """What the namespace can have: the claim that all jobs share."""
@@ -207,6 +208,65 @@ def test_what_a_pod_wrote_that_was_removed_is_in_the_store_or_is_said_to_be_lost
     else:
         assert b"[kube-nb: " in later[0]
         assert b" lost" in later[0]
+
+
+COPY_BREAKS_OFF = """
+import os, resource
+resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # as if the disk of the store were full
+for i in range(200_000): print('line', i)
+"""
+
+
+def test_what_is_not_in_the_stores_copy_is_read_from_the_node(here, cluster, unique):
+    id = unique("full")
+    here.send(id, COPY_BREAKS_OFF)
+    assert read_all(here.stream(id)).text == printed(200_000)
+    pod_when(cluster, id, lambda pod: state(pod, "terminated"))
+    later = read_all(here.stream(id, follow=False))
+    assert later.text == printed(200_000)
+    assert later.end["detail"]["log"]["lost"] > 0
+
+
+VIEWS = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: {name}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}}
+subjects: [{{kind: ServiceAccount, name: {name}, namespace: {namespace}}}]
+"""
+FILLS_THEN_TICKS = """
+import time
+for _ in range(2):
+    for i in range(200_000): print('line', i)
+    print(end='', flush=True)
+    time.sleep(11)
+for i in range(400):
+    print('tick', i, flush=True)
+    time.sleep(0.25)
+"""
+
+
+@pytest.mark.slow
+def test_who_may_not_exec_hears_once_what_is_lost_and_then_follows(here, cluster, admin, unique, tmp_path):
+    id = unique("looks-on")
+    here.send(id, FILLS_THEN_TICKS, store=IN_POD)
+    whole = here.stream(id)
+    heard = b""
+    while b"tick 0\n" not in heard:
+        heard = heard[-100:] + next(whole).data
+    with (
+        user(admin, tmp_path) as somebody,
+        applied(admin, VIEWS.format(name=somebody.context, namespace=admin.namespace)),
+        place(somebody.api, tmp_path / "other") as other,
+    ):
+        # It begins in the middle, where the node has no more of what came before.
+        followed = other.stream(id, cursor=Cursor(0, 1 << 20))
+        seen = b""
+        while seen.count(b"tick") < 20:
+            seen += next(followed).data
+    assert seen.count(b" lost") == 1
+    ticks = [int(line.split()[1]) for line in seen.splitlines() if line.startswith(b"tick")]
+    assert ticks == list(range(ticks[0], ticks[0] + len(ticks)))
 
 
 ROTATES = """

@@ -139,6 +139,19 @@ def what_is_left(api: Api, pod: str) -> tuple[bytes, int | None]:
     return data, None
 
 
+def from_now(api: Api, pod: str, at: int) -> Iterator[tuple[int, bytes]]:
+    """What comes from this moment until the container ends, as if the stream went on at the place `at`.
+
+    Raises:
+        ApiError: the container does not run, or the pod is gone. Unreachable: the connection broke.
+    """
+    query = {"container": names.CONTAINER, "follow": "true", "tailLines": "0"}
+    with api.stream("GET", PODS, pod, "log", query=query) as response:
+        for data in _without_refusal(api.pieces(response)):
+            yield at, data
+            at += len(data)
+
+
 def from_copy(container: Container, path: str, offset: int, *, follow: bool) -> Iterator[tuple[int, bytes]]:
     """The places and bytes of the runner's copy from `offset` on; with `follow` until the stream has ended.
 

@@ -291,7 +291,14 @@ class _Attempt:
         end = end_of(self._found.pod) if self._found.pod else None
         if end is None:
             return self._heard.at < _REREAD
-        return not end.get("stored", True) or end["account"].get("bytes", 0) < log.ENOUGH
+        return not end.get("stored", True) or bool(self._broken) or end["account"].get("bytes", 0) < log.ENOUGH
+
+    @property
+    def _broken(self) -> str:
+        """Why the runner's copy does not go to the end; empty: it does, as far as is known."""
+        end = end_of(self._found.pod) if self._found.pod else None
+        told = end["detail"].get("log") if end else None
+        return f"the copy of the log broke off: {told.get('why')}" if isinstance(told, dict) else ""
 
     def _while_it_runs(self) -> Iterator[Chunk]:
         """The copy, in the job's own container."""
@@ -314,8 +321,10 @@ class _Attempt:
         if self._store.stored and (self._found.pod is None or (end_of(self._found.pod) or {}).get("stored", True)):
             try:
                 yield from self._take(self._from_store())
-                self._all = True
-                return
+                why = self._broken
+                if not why:
+                    self._all = True
+                    return
             except (NotFound, StorageFailed) as error:
                 why = error.why or error.what  # nothing was worth keeping, or somebody removed it
             except ApiError as error:
@@ -345,6 +354,8 @@ class _Attempt:
         why = f"the node has rotated its log, and the copy cannot be read: {why}"
         if self._heard.at:
             yield self._loss(None, why)
+            if follow:
+                yield from self._take(log.from_now(self._api, self._name, self._heard.at))
             return
         data, missing = log.what_is_left(self._api, self._name)
         if missing != 0:
