@@ -154,6 +154,9 @@ class Part:
 
     def close(self) -> None:
         os.close(self._fd)
+        if self._part != str(part_of(self._path)):  # nobody would find it again
+            with suppress(FileNotFoundError):  # it has its name
+                os.unlink(self._part)
 
     def __enter__(self) -> Part:
         return self

@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from kube_nb.runner.objects import Objects
 from tests.unit.pod_files import Pod, make_bundle, plan_of, pod_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="a pod is Linux")]
@@ -224,3 +226,22 @@ def test_an_idle_pod_ends_at_once_when_it_is_stopped(tmp_path):
         time.sleep(0.01)
     idle.terminate()
     assert idle.wait(10) == 0
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["first", "beside-another"])
+def test_of_a_transfer_that_broke_off_only_what_can_be_continued_stays(pod, tmp_path, held):
+    data = os.urandom(100_000)
+    digest = Objects(tmp_path / "here").write(data)
+    there = tmp_path / "there"
+    there.mkdir()
+    part = there / f".part-{digest}"
+    asked = json.dumps({"objects": {digest: len(data)}}).encode() + b"\n"
+    with part.open("wb") if held else nullcontext() as file:
+        if file is not None:  # who has begun to send the same object does so still
+            fcntl.flock(file, fcntl.LOCK_EX)
+        assert pod.tool("put", str(there), input=asked + data[:60_000]).returncode == 1
+    assert [path.name for path in there.iterdir()] == [part.name]
+    assert part.stat().st_size == (0 if held else 60_000)
+    asked = pod.tool("put", str(there), input=asked + data[0 if held else 60_000 :])
+    assert asked.returncode == 0
+    assert (there / digest).read_bytes() == data
