@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes.api import PODS, SECRETS
+from kube_nb.backends.kubernetes.snapshot import state
 from tests.cluster import small_registry
-from tests.cluster.handmade import IMAGE, labels
+from tests.cluster.handmade import IMAGE, Seen, labels
 from tests.cluster.made import Made, wait_until_ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("registry")]
@@ -25,9 +26,9 @@ class Registry:
     address: str
     node: str
 
-    def job(self, repository: str, **pod: object) -> dict:
+    def job(self, reference: str, **pod: object) -> dict:
         node = {"nodeSelector": {"kubernetes.io/hostname": self.node}}
-        return {"container": {"image": f"{self.address}/{repository}:1"}, "pod": node | pod}
+        return {"container": {"image": f"{self.address}/{reference}"}, "pod": node | pod}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,12 @@ def image(name: str) -> dict:
     return {"container": {"image": name}}
 
 
+def waits_for(seen: Seen) -> str:
+    """What the cluster itself says that the container waits for, cause and words."""
+    waiting = state(seen.snapshot().pods[0], "waiting") or {}
+    return f"{waiting.get('reason')}: {waiting.get('message')}"
+
+
 def test_a_malformed_name(by_hand):
     seen = by_hand("name", **image("Not/A Name"))
     status = seen.reason("InvalidImageName")
@@ -76,7 +83,7 @@ def test_a_malformed_name(by_hand):
 
 
 def test_an_image_that_does_not_exist_is_told_and_waited_for(by_hand, registry):
-    seen = by_hand("missing", **registry.job("missing/image"))
+    seen = by_hand("missing", **registry.job("missing/image:1"))
     status = seen.reason("ImageNotFound")
     assert status.phase == "Starting", "the kubelet tries again: it may be pushed yet"
     assert "missing/image:1" in status.reason.what
@@ -84,36 +91,51 @@ def test_an_image_that_does_not_exist_is_told_and_waited_for(by_hand, registry):
     assert later.reason == status.reason, "one cause, whether the kubelet pulls or pauses"
 
 
+@pytest.mark.parametrize(
+    "reference", ["missing/denied:v403", f"missing/image@sha256:{'403' * 21}4"], ids=["by tag", "by digest"]
+)
+def test_a_missing_image_whose_name_is_like_a_refusal_is_not_taken_for_one(by_hand, registry, reference):
+    seen = by_hand("missing", **registry.job(reference))
+    assert reference in seen.reason("ImageNotFound").reason.what
+    assert "403" in waits_for(seen)
+    assert "not found" in waits_for(seen)
+
+
 def test_an_image_that_is_kept_from_us_is_told_and_waited_for(by_hand, registry):
-    status = by_hand("denied", **registry.job("denied/image")).reason("ImagePullDenied")
-    assert status.phase == "Starting"
+    seen = by_hand("denied", **registry.job("denied/image:1"))
+    assert seen.reason("ImagePullDenied").phase == "Starting"
+    assert "403 Forbidden" in waits_for(seen)
 
 
 def test_a_registry_that_wants_a_password_is_told_apart_and_a_pull_secret_helps(by_hand, cluster, unique, registry):
-    denied = by_hand("denied", **registry.job("secret/image")).reason("ImagePullDenied")
+    seen = by_hand("denied", **registry.job("secret/image:1"))
+    denied = seen.reason("ImagePullDenied")
     assert denied.phase == "Starting"
     assert "pull_secret" in denied.reason.next
+    assert "401 Unauthorized" in waits_for(seen)
     secret = unique("pull")
     cluster.create(SECRETS, pull_secret(secret, registry.address))
-    allowed = by_hand("allowed", **registry.job("secret/image", imagePullSecrets=[{"name": secret}]))
+    allowed = by_hand("allowed", **registry.job("secret/image:1", imagePullSecrets=[{"name": secret}]))
     assert allowed.final().reason.code == "CannotStart", "it was pulled, and there is nothing in it"
 
 
 def test_an_image_without_python(by_hand, registry):
-    status = by_hand("bare", **registry.job("bare/image")).final()
+    status = by_hand("bare", **registry.job("bare/image:1")).final()
     assert (status.phase, status.reason.code) == ("Failed", "CannotStart")
     assert "python3" in status.reason.what
     assert "--image" in status.reason.next
 
 
 def test_a_registry_that_cannot_be_reached(by_hand):
-    status = by_hand("away", **image("registry.invalid/a:1")).reason("RegistryUnreachable")
-    assert status.phase == "Starting"
+    seen = by_hand("away", **image("registry.invalid/a:1"))
+    assert seen.reason("RegistryUnreachable").phase == "Starting"
+    assert "registry.invalid" in waits_for(seen)
 
 
 def test_an_image_that_may_not_be_pulled(by_hand):
     seen = by_hand("never", container={"image": "kube-nb-test/nowhere:1", "imagePullPolicy": "Never"})
     assert "imagePullPolicy" in seen.reason("ImageNotFound").reason.next
+    assert waits_for(seen).startswith("ErrImageNeverPull")
 
 
 def test_an_image_that_is_there_starts_without_a_word(by_hand):

@@ -73,8 +73,10 @@ def unscheduled(message: str) -> Snapshot:
     return Snapshot(a_job(), (a_pod(false("PodScheduled", "Unschedulable", message)),))
 
 
-def waiting(reason: str, message: str = "") -> Snapshot:
-    return Snapshot(a_job(), (a_pod(SCHEDULED, state={"waiting": {"reason": reason, "message": message}}),))
+def waiting(reason: str, message: str = "", image: str = "image:1") -> Snapshot:
+    pod = a_pod(SCHEDULED, state={"waiting": {"reason": reason, "message": message}})
+    pod["status"]["containerStatuses"][0]["image"] = image
+    return Snapshot(a_job(), (pod,))
 
 
 def ended(status: int, *conditions: Object, record: Object | None = None, reason: str = "Error", **more) -> Object:
@@ -311,6 +313,75 @@ def test_a_container_that_does_not_start_waits_and_says_why(cause, message, code
 @pytest.mark.parametrize("cause", ["ContainerCreating", "PodInitializing"])
 def test_a_container_that_is_being_made_says_nothing(cause):
     assert status_of(waiting(cause), NOW).reason is None
+
+
+NAMED_LIKE_A_CAUSE = [
+    "app:v403",
+    "app:403",
+    "denied",
+    "team/denied:401",
+    "registry.example.com:4010/unauthorized/app:x509",
+    "registry.denied.example.com/app:eof",
+    "quay.io/app@sha256:" + "403" * 21 + "4",
+]
+"""Images whose name is a word of a refusal, or whose digest holds its number."""
+
+
+@pytest.mark.parametrize("image", NAMED_LIKE_A_CAUSE)
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        # containerd: after a 404 of the registry, and after another status
+        (
+            'failed to pull and unpack image "{full}": failed to resolve reference "{full}": {full}: not found',
+            "ImageNotFound",
+        ),
+        (
+            'failed to resolve reference "{full}": pulling from host {host} failed with status code '
+            "[manifests {tag}]: 503 Service Unavailable",
+            "ImagePullFailing",
+        ),
+        (
+            'failed to resolve reference "{full}": pulling from host {host} failed with status code '
+            "[manifests {tag}]: 401 Unauthorized",
+            "ImagePullDenied",
+        ),
+        (
+            'failed to resolve reference "{full}": failed to do request: Head "https://{host}/v2/{path}/manifests/{tag}":'
+            " dial tcp: lookup {host} on 10.96.0.10:53: no such host",
+            "RegistryUnreachable",
+        ),
+        ('failed to do request: Head "https://{host}/v2/{path}/manifests/{tag}": EOF', "RegistryUnreachable"),
+        # CRI-O and Docker
+        ("reading manifest {tag} in {host}/{path}: manifest unknown", "ImageNotFound"),
+        ("initializing source docker://{full}: reading manifest {tag} in {host}/{path}: denied", "ImagePullDenied"),
+        ("Error response from daemon: manifest for {image} not found: manifest unknown", "ImageNotFound"),
+    ],
+)
+def test_the_name_of_an_image_is_no_cause(image, said, code):
+    host, full = ("docker.io", f"docker.io/library/{image}") if "/" not in image else (image.split("/")[0], image)
+    path, _, tag = full.removeprefix(f"{host}/").partition("@" if "@" in image else ":")
+    words = said.format(image=image, full=full, host=host, path=path, tag=tag or "latest")
+    assert reason(waiting("ErrImagePull", words, image)).code == code
+    pauses = f'Back-off pulling image "{image}": ErrImagePull: {words}'
+    assert reason(waiting("ImagePullBackOff", pauses, image)).code == code
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ('{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}', "ImagePullDenied"),
+        ("status code 403", "ImagePullDenied"),
+        ("rpc error: code = PermissionDenied desc = no", "ImagePullDenied"),
+        ("unable to retrieve auth token: invalid username/password: unauthorized", "ImagePullDenied"),
+        ("net/http: TLS handshake timeout", "RegistryUnreachable"),
+        ("remote error: tls: bad certificate", "RegistryUnreachable"),
+        ("unexpected EOF", "RegistryUnreachable"),
+        ("the layer has 4030 parts and its geofence is off", "ImagePullFailing"),
+    ],
+)
+def test_causes_are_whole_words(said, code):
+    assert reason(waiting("ErrImagePull", said)).code == code
 
 
 def test_a_pull_reads_the_same_while_the_kubelet_pauses():

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 from kube_nb.backends.base import Reason
 from kube_nb.backends.kubernetes.api import Object
 
 _PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"})
-_DENIED = ("denied", "unauthorized", "authorization", "401", "403", "forbidden", "no basic auth credentials")
-_NOT_FOUND = ("not found", "manifest unknown", "name unknown", "does not exist", "404")
-_UNREACHABLE = ("dial tcp", "i/o timeout", "connection refused", "no such host", "tls:", "x509", "timeout", "EOF")
+_DENIED = re.compile(
+    r"\b(?:(?:permission)?denied|unauthorized|unauthenticated|authorization|401|403|forbidden"
+    r"|no basic auth credentials)\b",
+    re.IGNORECASE,
+)
+_NOT_FOUND = re.compile(r"\b(?:not found|manifest unknown|name unknown|does not exist|404)\b", re.IGNORECASE)
+_UNREACHABLE = re.compile(r"\b(?:dial tcp|timeout|connection refused|no such host|tls:|x509|EOF)(?!\w)", re.IGNORECASE)
+_NAMES = re.compile(
+    r"\[\w+ [^\]\s]+\]"  # [manifests TAG]
+    r"|\bmanifest for \S+|\bmanifest \S+ in\b"
+    r"|[^\s\",]*/[^\s\",]*"
+    r"|\bsha256:\w+"
+    r"|[\w-]+(?:\.[\w-]+)+(?::\d+)?"
+)
+"""References, addresses and names of hosts: they may hold any word, and none of them is a cause."""
 
 _CHAINS = ("ErrImagePull: ", "failed to resolve reference ", "failed to pull and unpack image ")
 
@@ -44,23 +58,23 @@ def _of_waiting(image: str, waiting: Object) -> Reason | None:
 
 def _pulling(image: str, message: str) -> Reason:
     """A pull that failed is tried again by the kubelet, so the job waits."""
-    said = message.lower()
+    said = _NAMES.sub("", message.replace(f'"{image}"', ""))
     # A registry that hides what it has says both: then it is a matter of rights as much as of names.
-    if any(word in said for word in _DENIED):
+    if _DENIED.search(said):
         return Reason(
             code="ImagePullDenied",
             what=f"the registry does not give the image {image} to the cluster; it is tried again and again",
             why=_short(message),
             next="name a pull secret (setting `pull_secret`) that may read it, and check the name with --image",
         )
-    if any(word.lower() in said for word in _UNREACHABLE):
+    if _UNREACHABLE.search(said):
         return Reason(
             code="RegistryUnreachable",
             what=f"the registry of {image} cannot be reached from the cluster; it is tried again and again",
             why=_short(message),
             next="wait, or name an image of a registry that the cluster reaches (--image, setting `image_map`)",
         )
-    if any(word in said for word in _NOT_FOUND):
+    if _NOT_FOUND.search(said):
         return Reason(
             code="ImageNotFound",
             what=f"there is no image {image}; it is tried again and again",
