@@ -8,22 +8,18 @@ from typing import Any
 from kube_nb.backends.base import JobStatus
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import JOBS, PODS, Api, Object
+from kube_nb.backends.kubernetes.manifests.job import indexed_job
+from kube_nb.backends.kubernetes.manifests.pod import container_security
+from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.snapshot import Snapshot
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import Watch
+from kube_nb.spec import JobId, JobSpec, Policy, Resources, Task
 
 IMAGE = "python:3.11-slim"
 PATIENCE = 30.0
 """Seconds that this cluster may take for a thing; what is ours is asserted apart."""
 FOREVER = "import signal; signal.pause()"
-
-_SECURITY = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "runAsNonRoot": True,
-    "runAsUser": names.UID,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 
 
 def labels(job: str) -> dict[str, str]:
@@ -68,10 +64,10 @@ def job(
         "imagePullPolicy": "IfNotPresent",
         "command": program(code),
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-        "securityContext": _SECURITY,
+        "securityContext": container_security() | {"runAsUser": names.UID},
         **(container or {}),
     }
-    template = {
+    pod_spec = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": False,
@@ -79,37 +75,29 @@ def job(
         "containers": [main],
         **(pod or {}),
     }
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
+    made = indexed_job(_plan(name, nodes, retries))
+    template = {"metadata": {"labels": labels(name)}, "spec": pod_spec}
+    return made | {
         "metadata": {"name": name, "labels": labels(name) | (meta or {}).get("labels", {}), "annotations": {}},
-        "spec": {
-            "completionMode": "Indexed",
-            "completions": nodes,
-            "parallelism": nodes,
-            "backoffLimitPerIndex": retries,
-            "maxFailedIndexes": 0,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    {"action": "Ignore", "onExitCodes": _exits(82, 88)},
-                    {"action": "FailJob", "onExitCodes": _exits(80, 81, 83, 84, 86, 87)},
-                ]
-            },
-            "template": {"metadata": {"labels": labels(name)}, "spec": template},
-            **(spec or {}),
-        },
+        "spec": made["spec"] | {"template": template} | (spec or {}),
     }
+
+
+def _plan(name: str, nodes: int, retries: int) -> JobPlan:
+    """Of a job that ends and is tried again as ours are: their own manifest says how."""
+    spec = JobSpec(
+        id=JobId(name),
+        name=name,
+        task=Task(label="Cell In[1]"),
+        resources=Resources(nodes=nodes),
+        policy=Policy(retries=retries),
+    )
+    return JobPlan(spec=spec, namespace="", user="somebody", image=IMAGE)
 
 
 def sidecar(code: str = FOREVER, **more: Any) -> Object:
     """Another container."""
     return job("x", code, container={"name": "sidecar", **more})["spec"]["template"]["spec"]["containers"][0]
-
-
-def _exits(*statuses: int) -> Object:
-    return {"containerName": names.CONTAINER, "operator": "In", "values": list(statuses)}
 
 
 class Seen:
