@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kube_nb.backends.base import JobStatus
 from kube_nb.backends.kubernetes import ending, preflight, submit
 from kube_nb.backends.kubernetes.api import PODS, Api, Object
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.network import POLICIES
 from kube_nb.backends.kubernetes.snapshot import node_of, state
+from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import Watch
+from kube_nb.backends.reasons import reason_of
 from kube_nb.events import Decoder, Event, Text
 from kube_nb.spec import Phase, Policy
 from tests.cluster.conftest import Made, ours
@@ -159,6 +164,53 @@ def test_a_node_that_was_killed_is_tried_again(send: Send):
     status = job.final(PATIENCE)
     assert status.phase is Phase.SUCCEEDED
     assert status.attempt == 1
+
+
+def runner_of(pod: Object) -> int:
+    """Process 1 of a pod's container, by its number on this machine."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = pod["metadata"]["uid"] in (place / "cgroup").read_text()
+            if ours and b"runner.zip" in (place / "cmdline").read_bytes():
+                status = (place / "status").read_text()
+                if next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1] == "1":
+                    return int(place.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+    pytest.skip("cluster: its processes are not on this machine")
+
+
+def test_a_rank_that_is_lost_while_the_others_wait_ends_all_and_is_named(send: Send):
+    job = send(WHO + "print('here', flush=True)\ntime.sleep(300)")
+    heard: list[JobStatus] = []
+    running(job, 0, "here\n")
+    victim = running(job, 1, "here\n")
+    subscription = job.watch.subscribe(lambda snapshot: heard.append(status_of(snapshot)))
+    try:
+        os.kill(runner_of(victim), signal.SIGKILL)
+        end = job.until(lambda status: status.end.get("code") == "RankLost", PATIENCE).end
+        assert end["rank"] == 1
+        told = reason_of(end)
+        assert "rank 1 was lost" in told.what
+        assert "node 1 (rank 1) was lost: its connection broke" in told.why
+        assert "--rank 1" in told.next
+        # What the cluster knows of its pod says more.
+        status = job.until(lambda status: status.phase.final and job.snapshot().condition("Failed"), PATIENCE)
+    finally:
+        subscription.close()
+    assert (status.phase, status.reason and status.reason.code) == (Phase.FAILED, "RunnerKilled")
+    assert status.reason is not None
+    assert "on node 1 was killed (exit status 137)" in status.reason.what
+    lost = job.snapshot().pod(1)
+    assert lost is not None
+    assert (state(lost, "terminated") or {})["exitCode"] == 137
+    reasons = [one.reason for one in heard if one.id == job.id and one.reason]
+    assert {reason.code for reason in reasons} <= {"RunnerKilled", "RankLost"}, "nobody deleted a pod"
+    assert not any("another attempt" in reason.what for reason in reasons)
+
+
+def test_a_rank_that_pauses_is_waited_for(send: Send):
+    assert send(WHO + "time.sleep(5 * rank)").final(PATIENCE).phase is Phase.SUCCEEDED
 
 
 def test_a_cancel_ends_all_nodes(send: Send):

@@ -8,6 +8,7 @@ import pytest
 
 from kube_nb.errors import JobFailed
 from kube_nb.spec import Phase
+from tests.conformance.sending import code
 
 pytestmark = pytest.mark.slow
 
@@ -147,8 +148,8 @@ def test_the_death_of_one_rank_ends_all(cell):
         fails=True,
     )
     assert kernel.error.ename == "JobFailed"
-    assert "1" in kernel.job.reason.what
-    assert kernel.job.phase is Phase.FAILED
+    assert (kernel.job.phase, code(kernel.job)) == (Phase.FAILED, "Signal")
+    assert "rank 1 was killed by SIGKILL" in kernel.job.reason.what
 
 
 def test_the_death_of_a_rank_of_another_node_ends_all(cell):
@@ -162,7 +163,8 @@ def test_the_death_of_a_rank_of_another_node_ends_all(cell):
         flags="--nodes 2",
         fails=True,
     )
-    assert kernel.job.phase is Phase.FAILED
+    assert (kernel.job.phase, code(kernel.job)) == (Phase.FAILED, "Exited")
+    assert "rank 1 ended with status 9" in kernel.job.reason.what
 
 
 def test_an_exception_of_another_node_is_shown(cell):

@@ -584,6 +584,31 @@ def test_what_happened_to_another_node_is_the_cause_of_a_lost_rank():
     assert reason(Snapshot(absent, (lost,))).code == "PodDeleted"
 
 
+def test_a_node_that_failed_for_good_is_the_reason_before_the_job_says_so_whatever_goes_with_it():
+    killed = ended(137, node=1)
+    goes = a_pod(SCHEDULED, phase="Running", state=RUNNING, meta={"deletionTimestamp": BORN})
+    found = reason(Snapshot(a_job(nodes=2), (goes, killed)))
+    assert (found.code, "node 1" in found.what, "another attempt" in found.what) == ("RunnerKilled", True, False)
+    stays = a_pod(SCHEDULED, phase="Running", state=RUNNING)
+    again = reason(Snapshot(a_job(nodes=2, retries=1), (stays, killed)))
+    assert (again.code, "another attempt follows" in again.what) == ("RunnerKilled", True)
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        ended(137, true("DisruptionTarget", "EvictionByEvictionAPI"), node=1),
+        ended(88, node=1, record=end("Again", 1)),
+        ended(88, node=1),
+        ended(82, node=1),
+    ],
+    ids=["disrupted", "again", "again without a word", "stopped without a word"],
+)
+def test_a_node_whose_end_is_not_counted_has_not_failed_for_good(pod):
+    stays = a_pod(SCHEDULED, phase="Running", state=RUNNING)
+    assert "another attempt follows" in reason(Snapshot(a_job(nodes=2), (stays, pod))).what
+
+
 def test_a_job_that_the_cluster_ended_says_so_in_its_words():
     assert reason(Snapshot(a_job(true("Failed", "DeadlineExceeded")))).code == "DeadlineExceeded"
     found = reason(Snapshot(a_job(true("Failed", "BackoffLimitExceeded", "Job has reached the limit"))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from kube_nb.backends.base import JobStatus, Reason
@@ -25,6 +26,7 @@ from kube_nb.backends.kubernetes.snapshot import (
     state,
 )
 from kube_nb.backends.reasons import reason_of
+from kube_nb.runner.ending import code_of
 from kube_nb.spec import JobId, Phase
 
 _FINAL = frozenset({"Succeeded", "TimedOut", "Cancelled", "BundleCorrupted", "EnvironmentFailed", "OutOfDisk"})
@@ -130,6 +132,9 @@ def _phase(snapshot: Snapshot) -> Phase:
 
 
 def _what_keeps_it(snapshot: Snapshot, now: float) -> Reason | None:
+    if any(map(partial(_failed_for_good, snapshot.job), snapshot.latest)):
+        # The Job says so a moment later; meanwhile the cluster deletes the pods of its other nodes.
+        return ends.why_failed(snapshot, _last_word(snapshot))
     if len(snapshot.latest) < snapshot.nodes and (reason := creation.reason_not_created(snapshot)):
         return reason
     for pod in snapshot.latest:
@@ -156,6 +161,14 @@ def _last_word(snapshot: Snapshot) -> Mapping[str, Any] | None:
     """What the runner of node 0 said last, if anything; then its word is that of the job."""
     pod = snapshot.pod()
     return end_of(pod) if pod else None
+
+
+def _failed_for_good(job: Object, pod: Object) -> bool:
+    """No other attempt of this node follows."""
+    if (pod.get("status") or {}).get("phase") != "Failed":
+        return False
+    status = (state(pod, "terminated") or {}).get("exitCode", 0)
+    return is_last(end_of(pod) or {"code": code_of(status) or ""}, job, pod)
 
 
 def is_last(end: Mapping[str, Any], job: Object, pod: Object | None) -> bool:
