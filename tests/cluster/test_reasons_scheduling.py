@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kube_nb.backends.kubernetes.api import NODES
-from tests.cluster.handmade import FOREVER
+from kube_nb.backends.kubernetes.snapshot import condition
+from tests.cluster.handmade import FOREVER, Seen
 
 pytestmark = pytest.mark.slow
 
@@ -18,8 +19,13 @@ def asks(**resources: str) -> dict:
 
 @pytest.mark.parametrize(
     ("wants", "flag"),
-    [({"cpu": "900"}, "--cpu"), ({"memory": "900Gi"}, "--memory"), ({GPU: "3"}, "--gpus")],
-    ids=["cpu", "memory", "gpu"],
+    [
+        ({"cpu": "900"}, "--cpu"),
+        ({"memory": "900Gi"}, "--memory"),
+        ({"ephemeral-storage": "900Ti"}, "--disk"),
+        ({GPU: "3"}, "--gpus"),
+    ],
+    ids=["cpu", "memory", "disk", "gpu"],
 )
 def test_a_request_that_no_node_can_ever_hold_names_the_resource(by_hand, wants, flag):
     seen = by_hand("never", FOREVER, container=asks(**wants))
@@ -27,7 +33,8 @@ def test_a_request_that_no_node_can_ever_hold_names_the_resource(by_hand, wants,
     assert status.phase == "Pending"
     assert next(iter(wants)) in status.reason.why
     assert flag in status.reason.next
-    assert "Preemption is not helpful" in str(seen.snapshot().pods[0]["status"])
+    assert f"Insufficient {next(iter(wants))}" in schedulers_words(seen)
+    assert "Preemption is not helpful" in schedulers_words(seen)
 
 
 def test_a_request_that_fits_but_waits_is_not_called_hopeless_and_runs_later(by_hand, cluster):
@@ -38,25 +45,35 @@ def test_a_request_that_fits_but_waits_is_not_called_hopeless_and_runs_later(by_
     status = waits.reason("WaitingForRoom")
     assert status.phase == "Pending"
     assert GPU in status.reason.what
-    assert "No preemption victims found" in str(waits.snapshot().pods[0]["status"])
+    assert "No preemption victims found" in schedulers_words(waits)
     holder.remove()
     assert waits.final().phase == "Succeeded"
 
 
-def test_a_selector_that_no_node_has_never_fits(by_hand):
-    status = by_hand("selects", FOREVER, pod={"nodeSelector": {"kube-nb.test/no": "node"}}).reason("NeverFits")
+def test_a_selector_that_no_node_has_never_fits_and_one_that_a_node_has_does(by_hand):
+    seen = by_hand("selects", FOREVER, pod={"nodeSelector": {"kube-nb.test/no": "node"}})
+    status = seen.reason("NeverFits")
     assert "labels" in status.reason.why
     assert "selector" in status.reason.next
+    assert "didn't match Pod's node affinity/selector" in schedulers_words(seen)
+    assert by_hand("fits", pod={"nodeSelector": {"kubernetes.io/os": "linux"}}).final().phase == "Succeeded"
 
 
 def test_a_taint_that_is_not_tolerated_never_fits_and_one_that_is_tolerated_does(by_hand, node):
     taint = {"key": "kube-nb.test/reserved", "value": "others", "effect": "NoSchedule"}
     name = node({"type": "Ready", "status": "True", "reason": "KubeletReady"}, taint)
-    status = by_hand("tainted", FOREVER, pod=only(name)).reason("NeverFits")
+    seen = by_hand("tainted", FOREVER, pod=only(name))
+    status = seen.reason("NeverFits")
     assert "taint" in status.reason.why
     assert "tolerations" in status.reason.next
+    assert "untolerated taint" in schedulers_words(seen)
     tolerant = by_hand("tolerates", FOREVER, pod=only(name) | {"tolerations": [{"operator": "Exists"}]})
     assert tolerant.until(lambda status: status.phase == "Starting").reason is None
+
+
+def schedulers_words(seen: Seen) -> str:
+    """Why the scheduler has no node for the pod, in its own words."""
+    return (condition(seen.snapshot().pods[0], "PodScheduled", "False") or {}).get("message", "")
 
 
 def only(name: str) -> dict:

@@ -125,6 +125,8 @@ def flag_of(resource: str) -> str:
     name = resource.removeprefix("requests.").removeprefix("limits.")
     if name in ("cpu", "memory"):
         return f"--{name}"
+    if name == "ephemeral-storage":
+        return "--disk"
     return "--gpus" if "/" in name else "--nodes" if name in ("pods", "count/pods") else f"`{name}`"
 
 

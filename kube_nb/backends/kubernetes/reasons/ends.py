@@ -206,7 +206,7 @@ def _disruption(snapshot: Snapshot, pod: Object) -> Reason | None:
 
 def _evicted(snapshot: Snapshot, pod: Object, message: str) -> Reason:
     if "ephemeral" in message or "EmptyDir" in message or "emptyDir" in message:
-        next = "write less to the pod's own disk, or have its limit raised (--patch, the settings)"
+        next = "write less to the pod's own disk, or ask for more of it with --disk"
     elif "memory" in message:
         next = "ask for the memory that it needs with --memory, so that the node keeps it free"
     else:
