@@ -96,6 +96,17 @@ def applied(admin: Api, text: str, suffix: str = "") -> Iterator[list[Object]]:
         yield made
 
 
+def may_edit(name: str, whom: Object) -> Object:
+    """A RoleBinding that gives somebody the role `edit` in its namespace."""
+    return {
+        "apiVersion": RBAC,
+        "kind": "RoleBinding",
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": RBAC.partition("/")[0], "kind": "ClusterRole", "name": "edit"},
+        "subjects": [whom],
+    }
+
+
 def _renamed(bodies: Iterable[Any], suffix: str) -> Iterator[Object]:
     for body in bodies:
         if body:

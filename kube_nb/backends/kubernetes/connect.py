@@ -126,7 +126,9 @@ def connect(place: Place) -> Api:
         raise Unreachable(
             what=f"the target `{place.name}` cannot be used",
             why=str(error),
-            next="try kubectl --context " + place.context if place.context else "in-cluster works inside a pod only",
+            next="try kubectl --context " + place.context
+            if place.context
+            else "in-cluster works inside a pod that has a service account: a job has the one of --service-account",
         ) from error
     namespace = place.namespace or contexts(place.kubeconfig).get(place.context, {}).get("namespace") or "default"
     return Api(_kept_alive(api), namespace, f"the cluster of `{place.context}`")
