@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from kube_nb.backends.kubernetes import api as kinds
-from kube_nb.backends.kubernetes.api import Api, Kind
-from kube_nb.backends.kubernetes.connect import Place, connect
+from kube_nb.backends.kubernetes.api import Api, ApiError, Kind
+from kube_nb.backends.kubernetes.connect import Place, connect, user_of
 from kube_nb.backends.kubernetes.names import JOB, MANAGED_BY, OURS, selector
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.spec import new_job_id
@@ -21,6 +21,8 @@ from tests.cluster import webhooks
 from tests.cluster.alone import alone, fresh  # noqa: F401 - fixtures
 from tests.cluster.handmade import Seen, job, submit
 from tests.cluster.made import Made
+from tests.cluster.users import KINDS, may_edit
+from tests.conformance.sending import until
 
 NAMESPACES = Kind("namespaces", namespaced=False)
 _LABELLED = (kinds.JOBS, kinds.PODS, kinds.SECRETS, kinds.SERVICES, kinds.CLAIMS, kinds.CONFIG_MAPS)
@@ -113,7 +115,8 @@ def made_by_admin(admin: Api) -> Iterator[Made]:
 def own_namespace(admin: Api) -> Iterator[Api]:
     """A namespace of the test's own, as its admin, where rules for all of it disturb nobody."""
     name = new_job_id("t-ns")
-    admin.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    admin.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     own = replace(admin, namespace=name)
     with own.watching(kinds.SERVICE_ACCOUNTS, version="0", seconds=60) as changes:
         next(item for item in changes if item["object"]["metadata"].get("name") == "default")
@@ -122,9 +125,18 @@ def own_namespace(admin: Api) -> Iterator[Api]:
 
 
 @pytest.fixture
-def own_watch(own_namespace: Api) -> Iterator[Watch]:
-    """All jobs of that namespace."""
-    watch = Watch(own_namespace, selector())
+def own_tenant(own_namespace: Api, cluster: Api) -> Api:
+    """The tenant in that namespace, with the role `edit` as in their own."""
+    own_namespace.create(KINDS["RoleBinding"], may_edit("t-tenant", {"kind": "User", "name": user_of(cluster)}))
+    tenant = replace(cluster, namespace=own_namespace.namespace)
+    until(lambda: _admitted(tenant))
+    return tenant
+
+
+@pytest.fixture
+def own_watch(own_tenant: Api) -> Iterator[Watch]:
+    """All jobs of that namespace, as the tenant sees them."""
+    watch = Watch(own_tenant, selector())
     yield watch
     watch.close()
 
@@ -157,6 +169,17 @@ def webhook(webhook_server: webhooks.Server, made_by_admin: Made, unique: Callab
 def ours(job: str) -> dict[str, str]:
     """The labels by which a test's objects are ours, and are removed with the name `job`."""
     return {MANAGED_BY: OURS, JOB: job}
+
+
+def _admitted(api: Api) -> bool:
+    """Whether a new right has reached the API server."""
+    try:
+        api.list(kinds.JOBS)
+    except ApiError as error:
+        if error.status == 403:
+            return False
+        raise
+    return True
 
 
 def _remove_all(api: Api, kind: Kind, labels: str) -> None:

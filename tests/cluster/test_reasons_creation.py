@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import JOBS, LIMITS, Kind
+from kube_nb.backends.kubernetes.api import JOBS, LIMITS, SERVICE_ACCOUNTS, Kind
 from kube_nb.backends.kubernetes.reasons.refusals import refusal
-from tests.cluster.handmade import FOREVER, job, submit
+from tests.cluster.handmade import FOREVER, Seen, job, submit
 from tests.cluster.made import set_quota
 from tests.cluster.webhooks import SENTENCE
 
 pytestmark = pytest.mark.slow
 
 PRIORITIES = Kind("priorityclasses", "scheduling.k8s.io/v1", namespaced=False)
+RUNTIMES = Kind("runtimeclasses", "node.k8s.io/v1", namespaced=False)
 POLICIES = Kind("validatingadmissionpolicies", "admissionregistration.k8s.io/v1", namespaced=False)
 BINDINGS = Kind("validatingadmissionpolicybindings", "admissionregistration.k8s.io/v1", namespaced=False)
 LATER = 60.0
@@ -24,13 +25,20 @@ def needs(**resources: str) -> dict:
 
 
 @pytest.fixture
-def here(own_namespace, own_watch, unique):
-    """Makes a Job by hand in a namespace of the test's own."""
+def here(own_tenant, own_watch, unique):
+    """Makes a Job by hand, as the tenant, in a namespace of the test's own."""
 
     def make(stem: str, code: str = "", **changes):
-        return submit(own_namespace, own_watch, job(unique(stem), code, **changes))
+        return submit(own_tenant, own_watch, job(unique(stem), code, **changes))
 
     return make
+
+
+def refusals(seen: Seen) -> str:
+    """Why the cluster makes no pods, in its own words; there are none."""
+    snapshot = seen.snapshot()
+    assert not snapshot.pods
+    return " ".join(event["message"] for event in snapshot.events if event["reason"] == "FailedCreate")
 
 
 def test_a_quota_that_is_used_up_is_waited_for(here, own_namespace):
@@ -42,23 +50,27 @@ def test_a_quota_that_is_used_up_is_waited_for(here, own_namespace):
     assert status.phase == "Pending"
     assert "one-pod" in status.reason.why
     assert "pods: 1 is asked for, 1 of 1 is used" in status.reason.why
-    assert "exceeded quota" in str(waits.snapshot().events)
+    assert "exceeded quota" in refusals(waits)
     holder.remove()
     assert waits.final(LATER).phase == "Succeeded"
 
 
 def test_a_quota_that_is_too_small_for_ever_is_told_apart(here, own_namespace):
     set_quota(own_namespace, "small", **{"requests.cpu": "100m"})
-    status = here("large", container=needs(cpu="200m")).reason("QuotaTooSmall")
+    large = here("large", container=needs(cpu="200m"))
+    status = large.reason("QuotaTooSmall")
     assert "requests.cpu: 200m is asked for, 0 of 100m is used" in status.reason.why
+    assert "exceeded quota: small" in refusals(large)
     assert "--cpu" in status.reason.next
     assert here("fits", container=needs(cpu="50m")).final().phase == "Succeeded"
 
 
 def test_a_quota_that_wants_a_number_names_the_flag(here, own_namespace):
     set_quota(own_namespace, "counted", **{"requests.cpu": "1"})
-    status = here("silent", container=needs(memory="32Mi")).reason("QuotaWantsRequest")
-    assert "--cpu" in status.reason.next
+    silent = here("silent", container=needs(memory="32Mi"))
+    assert "--cpu" in silent.reason("QuotaWantsRequest").reason.next
+    assert "must specify requests.cpu" in refusals(silent)
+    assert here("says", container=needs(cpu="10m")).final().phase == "Succeeded"
 
 
 def test_a_limit_for_one_pod_is_quoted(here, own_namespace):
@@ -66,8 +78,9 @@ def test_a_limit_for_one_pod_is_quoted(here, own_namespace):
     own_namespace.create(
         LIMITS, {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"}, "spec": {"limits": limits}}
     )
-    status = here("large", container=needs(cpu="10m")).reason("LimitRange")
-    assert "maximum memory usage per Container is 48Mi" in status.reason.why
+    large = here("large", container=needs(cpu="10m"))
+    assert "maximum memory usage per Container is 48Mi" in large.reason("LimitRange").reason.why
+    assert "but limit is 64Mi" in refusals(large)
     small = {"resources": {"limits": {"memory": "40Mi"}}}
     assert here("small", container=small).final().phase == "Succeeded"
 
@@ -78,25 +91,30 @@ def test_pod_security_names_what_is_too_much(by_hand):
     assert status.phase == "Pending"
     assert "privileged" in status.reason.why
     assert "restricted" in status.reason.why
-    assert "violates PodSecurity" in str(seen.snapshot().events)
+    assert "violates PodSecurity" in refusals(seen)
     assert by_hand("confined").final().reason is None
 
 
 @pytest.mark.parametrize(
-    ("names", "code"),
+    ("kind", "more", "field", "code"),
     [
-        ({"serviceAccountName": "kube-nb-test-nobody"}, "ServiceAccountMissing"),
-        ({"priorityClassName": "kube-nb-test-none"}, "PriorityClassMissing"),
-        ({"runtimeClassName": "kube-nb-test-none"}, "RuntimeClassMissing"),
+        (SERVICE_ACCOUNTS, {}, "serviceAccountName", "ServiceAccountMissing"),
+        (PRIORITIES, {"value": 0}, "priorityClassName", "PriorityClassMissing"),
+        (RUNTIMES, {"handler": "runc"}, "runtimeClassName", "RuntimeClassMissing"),
     ],
     ids=["service account", "priority class", "runtime class"],
 )
-def test_a_name_that_the_cluster_does_not_know(by_hand, names, code):
-    seen = by_hand("unknown", pod=names)
+def test_a_name_that_the_cluster_does_not_know_and_one_that_it_knows(
+    by_hand, made_by_admin, unique, kind, more, field, code
+):
+    name = unique("named")
+    seen = by_hand("unknown", pod={field: f"{name}-none"})
     status = seen.reason(code)
     assert status.phase == "Pending"
-    assert next(iter(names.values())) in status.reason.what
-    assert "FailedCreate" in str(seen.snapshot().events)
+    assert f"{name}-none" in status.reason.what
+    assert f"{name}-none" in refusals(seen)
+    made_by_admin(kind, {"apiVersion": kind.version, "metadata": {"name": name}} | more)
+    assert by_hand("known", pod={field: name}).final().phase == "Succeeded"
 
 
 @pytest.mark.xdist_group("webhook")
@@ -105,6 +123,7 @@ def test_a_webhook_that_denies_pods_is_quoted(by_hand, webhook):
     status = seen.reason("AdmissionDenied")
     assert SENTENCE in status.reason.why
     assert "denied.kube-nb.test" in status.reason.why
+    assert SENTENCE in refusals(seen)
     assert by_hand("apart").final().phase == "Succeeded"
 
 
@@ -123,9 +142,12 @@ def test_a_webhook_that_denies_the_job_itself_is_quoted(cluster, unique, webhook
 @pytest.mark.xdist_group("webhook")
 def test_a_webhook_that_does_not_answer_is_waited_for(by_hand, webhook):
     mark = webhook("pods", answers=False)
-    status = by_hand("waits", spec=in_reach_of(mark)).reason("WebhookUnavailable")
+    seen = by_hand("waits", spec=in_reach_of(mark))
+    status = seen.reason("WebhookUnavailable")
     assert status.phase == "Pending"
     assert "denied.kube-nb.test" in status.reason.why
+    assert "failed calling webhook" in refusals(seen)
+    assert by_hand("apart").final().phase == "Succeeded"
 
 
 def test_a_policy_that_denies_is_quoted(by_hand, made_by_admin, unique):
@@ -135,6 +157,9 @@ def test_a_policy_that_denies_is_quoted(by_hand, made_by_admin, unique):
     seen = by_hand("denied", spec=in_reach_of(mark) | {"completions": 50, "parallelism": 1, "maxFailedIndexes": 50})
     status = seen.reason("AdmissionDenied")
     assert "not on Mondays" in status.reason.why
+    words = [event["message"] for event in seen.snapshot().events if event["reason"] == "FailedCreate"]
+    assert "not on Mondays" in str(words)
+    assert by_hand("apart").final().phase == "Succeeded"
 
 
 def in_reach_of(mark: str) -> dict:

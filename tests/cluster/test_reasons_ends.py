@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import JOBS, PODS, Kind
+from kube_nb.backends.kubernetes.snapshot import condition, state
 from kube_nb.backends.kubernetes.status import status_of
+from kube_nb.runner.ending import CODES
+from kube_nb.spec import new_job_id
 from tests.cluster.handmade import FOREVER, PATIENCE, STOPS, job, program, says, sidecar
+from tests.cluster.made import Made
+from tests.conformance.sending import until
 
 pytestmark = pytest.mark.slow
 PRIORITIES = Kind("priorityclasses", "scheduling.k8s.io/v1", namespaced=False)
 GPU = "nvidia.com/gpu"
+NODE = "node2"
+ON_NODE = {"nodeSelector": {"kubernetes.io/hostname": NODE}}
 GREEDY = "hoard = []\nwhile True: hoard.append(bytearray(1 << 20))"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
 
@@ -43,10 +52,13 @@ def test_a_failure_is_final_only_when_no_try_is_left(by_hand):
     assert "ValueError" in status.reason.what
 
 
-@pytest.mark.parametrize(("code", "exit"), [("TimedOut", 80), ("EnvironmentFailed", 84), ("BundleCorrupted", 83)])
-def test_some_ends_are_final_whatever_the_retries(by_hand, code, exit):
-    status = by_hand("final", says(code, exit), retries=3).final()
+@pytest.mark.parametrize("code", ["TimedOut", "EnvironmentFailed", "BundleCorrupted", "RendezvousBlocked"])
+def test_some_ends_are_final_whatever_the_retries(by_hand, code):
+    seen = by_hand("final", says(code, CODES[code]), retries=3)
+    status = seen.final()
     assert (status.phase, status.reason.code, status.attempt) == ("Failed", code, 0)
+    seen.until(lambda _: seen.snapshot().condition("Failed"))
+    assert seen.snapshot().condition("Failed")["reason"] == "PodFailurePolicy", "the cluster tries it no more, either"
 
 
 def test_a_cancel_is_no_failure(by_hand):
@@ -109,6 +121,44 @@ def test_a_node_that_is_emptied_is_told(by_hand, cluster):
     status = seen.reason("Evicted")
     assert not status.phase.final
     assert "leave" in status.reason.what
+    assert condition(seen.snapshot().pods[0], "DisruptionTarget")["reason"] == "EvictionByEvictionAPI"
+
+
+@pytest.fixture
+def slot(admin, unique):
+    """A resource of which one node has one piece, and that nobody else asks for."""
+    resource, status = f"kube-nb.test/{unique('slot')}", Kind(f"nodes/{NODE}", namespaced=False)
+
+    def pieces(count: str | None) -> None:
+        admin.patch(status, "status", {"status": {key: {resource: count} for key in ("capacity", "allocatable")}})
+
+    pieces("1")
+    yield resource
+    pieces(None)
+
+
+def test_a_pod_that_the_kubelet_puts_out_is_told_and_its_job_goes_on_later(by_hand, admin, slot):
+    """By what every kubelet does for the sake of a pod of the system."""
+    takes = {"resources": {"limits": {slot: "1", "memory": "64Mi"}}}
+    seen, beside = by_hand("put-out", FOREVER, container=takes), by_hand("beside", FOREVER, pod=ON_NODE)
+    seen.running()
+    beside.running()
+    system = Made(replace(admin, namespace="kube-system"))
+    critical = {"nodeName": NODE, "priorityClassName": "system-node-critical"}
+    spec = job("x", FOREVER, container=takes, pod=critical)["spec"]["template"]["spec"]
+    system(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": new_job_id("t-system")}, "spec": spec})
+    try:
+        status = seen.reason("Evicted")
+        assert not status.phase.final
+        assert f"node {NODE} put the job out" in status.reason.what
+        assert "critical pod" in status.reason.why
+        assert status.reason.next
+        put_out = seen.snapshot().pods[0]
+        assert condition(put_out, "DisruptionTarget")["reason"] == "TerminationByKubelet"
+        assert beside.running().reason is None
+    finally:
+        system.remove()
+    seen.until(lambda status: status.attempt == 1 and status.phase == "Running")
 
 
 def test_preemption_by_a_more_important_job_is_told(by_hand, made_by_admin, unique):
@@ -117,22 +167,26 @@ def test_preemption_by_a_more_important_job_is_told(by_hand, made_by_admin, uniq
         PRIORITIES, {"apiVersion": PRIORITIES.version, "kind": "PriorityClass", "metadata": {"name": name}, "value": 9}
     )
     gpus = {"resources": {"limits": {GPU: "2", "memory": "64Mi"}}}
-    node = {"nodeSelector": {"kubernetes.io/hostname": "node2"}}
-    lesser = by_hand("lesser", STUBBORN, container=gpus, pod=node | {"terminationGracePeriodSeconds": 5})
+    lesser = by_hand("lesser", STUBBORN, container=gpus, pod=ON_NODE | {"terminationGracePeriodSeconds": 5})
     lesser.running()
-    by_hand("important", "", container=gpus, pod=node | {"priorityClassName": name})
+    by_hand("important", "", container=gpus, pod=ON_NODE | {"priorityClassName": name})
     status = lesser.reason("Preempted")
     assert not status.phase.final
     assert "PreemptionByScheduler" in str(lesser.snapshot().pods[0]["status"])
 
 
 def test_a_pod_that_somebody_deletes_takes_a_silent_job_with_it(by_hand, cluster):
-    seen = by_hand("deleted", STUBBORN)
+    seen = by_hand("deleted", STUBBORN, pod={"terminationGracePeriodSeconds": 5})
     seen.running()
     cluster.delete(PODS, seen.snapshot().pods[0]["metadata"]["name"])
     assert seen.reason("PodDeleted")
+    leaving = seen.snapshot().pods[0]
+    assert leaving["metadata"]["deletionTimestamp"]
+    assert not condition(leaving, "DisruptionTarget"), "a person did it, not the cluster"
     status = seen.final()
     assert (status.phase, status.reason.code) == ("Failed", "PodDeleted")
+    seen.until(lambda _: not seen.snapshot().pods)
+    assert seen.snapshot().job["status"]["failedIndexes"] == "0"
 
 
 def test_a_pod_that_somebody_deletes_is_replaced_where_the_runner_said_that_it_was_stopped(by_hand, cluster):
@@ -146,10 +200,15 @@ def test_a_pod_that_somebody_deletes_is_replaced_where_the_runner_said_that_it_w
 # The Job ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_of_the_cluster(by_hand):
-    status = by_hand("late", STUBBORN, spec={"activeDeadlineSeconds": 3}).final()
+def test_a_deadline_of_the_cluster_ends_what_is_late_alone(by_hand):
+    seen = by_hand("late", STUBBORN, spec={"activeDeadlineSeconds": 3})
+    status = seen.final()
     assert (status.phase, status.reason.code) == ("Failed", "DeadlineExceeded")
     assert "3 s" in status.reason.what
+    said = seen.snapshot().condition("Failed") or seen.snapshot().condition("FailureTarget")
+    assert said["reason"] == "DeadlineExceeded"
+    in_time = by_hand("in-time", says("Succeeded", 0), spec={"activeDeadlineSeconds": 600}).final()
+    assert (in_time.phase, in_time.reason) == ("Succeeded", None)
 
 
 def test_a_job_that_somebody_deletes_is_told_once_and_no_more_heard_of(by_hand, cluster, watch):
@@ -160,6 +219,8 @@ def test_a_job_that_somebody_deletes_is_told_once_and_no_more_heard_of(by_hand, 
         seen.running()
         cluster.delete(JOBS, seen.id)
         assert watch.wait(seen.id, lambda snapshot: snapshot is None or None, 30)
+        # Who waits is woken before who has subscribed is told.
+        until(lambda: any(status.id == seen.id and status.phase.final for status in heard), 30)
     finally:
         subscription.close()
     mine = [status for status in heard if status.id == seen.id]
@@ -190,6 +251,9 @@ def test_a_sidecar_that_outlives_the_runner_is_named(by_hand):
     assert status.phase == "Succeeded", "the runner's word stands"
     assert "sidecar" in status.reason.what
     assert not seen.snapshot().ended
+    pod = seen.snapshot().pods[0]
+    assert state(pod, "terminated")["exitCode"] == 0
+    assert state(pod, "running", "sidecar")
 
 
 def test_a_native_sidecar_is_no_trouble(by_hand):

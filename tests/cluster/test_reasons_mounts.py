@@ -7,8 +7,9 @@ import time
 import pytest
 
 from kube_nb.backends.kubernetes.api import CLAIMS, CONFIG_MAPS, SECRETS
+from kube_nb.backends.kubernetes.snapshot import condition, state
 from kube_nb.backends.kubernetes.status import status_of
-from tests.cluster.handmade import PATIENCE, job, labels, submit
+from tests.cluster.handmade import PATIENCE, Seen, job, labels, submit
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,8 @@ def test_a_missing_volume_of_text_is_named_and_once_it_is_made_the_job_runs(by_h
     status = seen.reason(CODES[kind])
     assert status.phase == "Starting"
     assert name in status.reason.what
+    told = [event["message"] for event in seen.snapshot().events if event["reason"] == "FailedMount"]
+    assert any(f'"{name}" not found' in words for words in told), "the kubelet's own word, not a guess"
     cluster.create(SECRETS if kind == "secret" else CONFIG_MAPS, thing(name, kind))
     assert seen.final(timeout=90).phase == "Succeeded"
 
@@ -46,12 +49,22 @@ def test_a_missing_volume_of_text_is_named_and_once_it_is_made_the_job_runs(by_h
 def test_missing_variables_are_named_and_a_missing_key_is_told_apart(by_hand, cluster, unique, kind):
     name = unique("env")
     environment = {"envFrom": [{f"{kind}Ref": {"name": name}}]}
-    assert name in by_hand("reads", container=environment).reason(CODES[kind]).reason.what
+    reads = by_hand("reads", container=environment)
+    assert name in reads.reason(CODES[kind]).reason.what
+    assert f'"{name}" not found' in cannot_be_made(reads)
     cluster.create(SECRETS if kind == "secret" else CONFIG_MAPS, thing(name, kind))
     by_key = {"env": [{"name": "X", "valueFrom": {f"{kind}KeyRef": {"name": name, "key": "other"}}}]}
-    status = by_hand("key", container=by_key).reason(CODES[kind].replace("Missing", "KeyMissing"))
-    assert "other" in status.reason.what
+    lacks = by_hand("key", container=by_key)
+    assert "other" in lacks.reason(CODES[kind].replace("Missing", "KeyMissing")).reason.what
+    assert "key other" in cannot_be_made(lacks)
     assert by_hand("fine", container=environment).final().phase == "Succeeded"
+
+
+def cannot_be_made(seen: Seen) -> str:
+    """What the kubelet says of a container that waits for its settings."""
+    waiting = state(seen.snapshot().pods[0], "waiting") or {}
+    assert waiting["reason"] == "CreateContainerConfigError"
+    return waiting["message"]
 
 
 def test_a_submit_that_was_broken_off_is_told_after_a_while_but_not_at_once(cluster, watch, unique):
@@ -80,7 +93,9 @@ def test_a_claim_that_does_not_bind_and_one_that_does(by_hand, cluster, unique):
     unbound, bound = unique("unbound"), unique("bound")
     cluster.create(CLAIMS, claim(unbound, "kube-nb-test-no-such-class"))
     cluster.create(CLAIMS, claim(bound, "standard"))
-    status = by_hand("waits", **volume({"persistentVolumeClaim": {"claimName": unbound}})).reason("VolumeUnbound")
+    waits = by_hand("waits", **volume({"persistentVolumeClaim": {"claimName": unbound}}))
+    status = waits.reason("VolumeUnbound")
+    assert cluster.get(CLAIMS, unbound)["status"]["phase"] == "Pending"
     assert status.phase == "Pending"
     assert unbound in status.reason.what
     assert "kube-nb-test-no-such-class" in status.reason.why, "the claim's own warning is the cause"
@@ -90,6 +105,9 @@ def test_a_claim_that_does_not_bind_and_one_that_does(by_hand, cluster, unique):
 
 def test_a_claim_that_is_not_there(by_hand, unique):
     name = unique("none")
-    status = by_hand("claim", **volume({"persistentVolumeClaim": {"claimName": name}})).reason("ClaimMissing")
+    seen = by_hand("claim", **volume({"persistentVolumeClaim": {"claimName": name}}))
+    status = seen.reason("ClaimMissing")
     assert status.phase == "Pending"
     assert name in status.reason.what
+    unscheduled = condition(seen.snapshot().pods[0], "PodScheduled", "False")
+    assert f'persistentvolumeclaim "{name}" not found' in unscheduled["message"]

@@ -116,9 +116,9 @@ def test_what_is_too_large(cluster, unique):
     cluster.create(SECRETS, secret(name, 900_000))
 
 
-def test_a_quota_of_objects(own_namespace, unique):
+def test_a_quota_of_objects(own_namespace, own_tenant, unique):
     set_quota(own_namespace, "few", **{"count/jobs.batch": "0"})
-    reason = reason_of(lambda: own_namespace.create(JOBS, job(unique("many"))), own_namespace.namespace)
+    reason = reason_of(lambda: own_tenant.create(JOBS, job(unique("many"))), own_tenant.namespace)
     assert reason.code == "QuotaTooSmall"
     assert "count/jobs.batch" in reason.why
 
