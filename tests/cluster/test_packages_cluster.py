@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,18 @@ pytestmark = pytest.mark.slow
 def run(cluster: Api) -> Iterator[Any]:
     """Runs a cell on the cluster and waits for it."""
     context = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["current-context"]
-    client = Client(on=context, cpu="0.05", memory="256Mi")
     jobs: list[Job] = []
 
-    def cell(source: str, **names: Any) -> Job:
-        jobs.append(client.cell(source, {"__name__": "__main__", **names}))
+    def client(**options: Any) -> Client:
+        return Client(on=context, cpu="0.05", memory="256Mi", **options)
+
+    def cell(source: str, *, packages: Sequence[str] = (), **names: Any) -> Job:
+        jobs.append(client(packages=packages).cell(source, {"__name__": "__main__", **names}))
         return jobs[-1].wait(150)
 
     yield cell
     for job in jobs:
-        client.delete(job)
+        client().delete(job)
 
 
 def test_a_package_that_the_code_imports_has_the_kernels_version(run):
@@ -62,3 +64,27 @@ def test_a_magic_finds_the_kernels_ipython(run):
     job = run("%time 1\nimport IPython\nprint(IPython.__version__)")
     assert job.phase is Phase.SUCCEEDED, job.reason
     assert version("ipython") in "".join(job.logs())
+
+
+def test_a_package_that_cannot_be_installed_is_named_and_one_that_can_is_there(run):
+    job = run("print(1)", packages=["iniconfig==0.0.999"])
+    assert job.phase is Phase.FAILED
+    assert job.reason.code == "EnvironmentFailed"
+    assert "iniconfig" in job.reason.what
+    assert "was not found" in job.reason.what
+    assert "name and version" in job.reason.next
+    assert job.status().end["detail"]["code"] == "PackageNotFound"
+    fine = run("import iniconfig\nprint(1)", packages=["iniconfig==2.0.0"])
+    assert fine.phase is Phase.SUCCEEDED, fine.reason
+
+
+def test_an_index_that_cannot_be_reached_is_named_and_not_the_package(run, monkeypatch):
+    monkeypatch.setenv("KUBE_NB_INDEX", "https://kube-nb-test.invalid/simple")
+    job = run("print(1)", packages=["iniconfig==2.0.0"])
+    assert job.phase is Phase.FAILED
+    assert job.reason.code == "EnvironmentFailed"
+    assert "kube-nb-test.invalid" in job.reason.what
+    assert "cannot be reached" in job.reason.what
+    assert "iniconfig" not in job.reason.what
+    assert "network" in job.reason.next
+    assert job.status().end["detail"]["code"] == "IndexUnreachable"
