@@ -1,24 +1,33 @@
-"""notebooks/02_pytorch_ddp.ipynb on two nodes: they train one model, one of them dies, and both go on from a checkpoint."""
+"""notebooks/02_pytorch_ddp.ipynb on two nodes: they train one model, one of them dies, and both go on from a checkpoint.
+
+On a cluster twice: as it stands, where a rank kills itself, and with a pod that somebody deletes at the same place.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
-import yaml
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 from kube_nb import Client
-from kube_nb.backends.kubernetes.api import Api, Kind
+from kube_nb.backends.kubernetes.api import PODS, Api, Kind
+from kube_nb.backends.kubernetes.snapshot import node_of, state
 from tests.cluster import torch_image
+from tests.cluster.small_jobs import pod_when
+from tests.conformance.backends import CLUSTER
+from tests.conformance.sending import until
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "02_pytorch_ddp.ipynb"
 NODES = Kind("nodes", namespaced=False)
+FAULT = "os.kill(os.getpid(), signal.SIGKILL)"
+STANDS = "print('stands still', flush=True); signal.pause()"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.alone]
 
 Shown = Callable[[str], str]
@@ -36,37 +45,67 @@ def image(admin: Api) -> str:
         pytest.skip(f"torch: {lack}")
 
 
-@pytest.fixture(scope="module", params=["local", "cluster"])
-def where(request: pytest.FixtureRequest) -> tuple[str, str | None]:
-    """A target, and the image of its jobs."""
+@dataclass(frozen=True)
+class Where:
+    """A target, the image of its jobs, and whether it is a pod that dies there."""
+
+    on: str
+    image: str | None
+    loses_a_pod: bool = False
+
+
+@pytest.fixture(scope="module", params=["local", "cluster", "cluster-pod-deleted"])
+def where(request: pytest.FixtureRequest) -> Where:
     if request.param == "local":
         pytest.importorskip("torch", reason="torch: it is not installed")
-        return "local", None
-    image = request.getfixturevalue("image")
-    return yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["current-context"], image
+        return Where("local", None)
+    return Where(CLUSTER.on, request.getfixturevalue("image"), request.param == "cluster-pod-deleted")
 
 
 @pytest.fixture(scope="module")
-def executed(where: tuple[str, str | None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The notebook after it ran there. Only the cell that says where is another."""
-    state = tmp_path_factory.mktemp("ddp")
+def executed(
+    where: Where, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NotebookNode]:
+    """The notebook after it ran there. Only the cell that says where is another, and the fault that it calls for."""
+    folder = tmp_path_factory.mktemp("ddp")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     place = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    place.source = "target, image = {!r}, {!r}".format(*where)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"STATE_DIR": str(state), "CPU": "100m", "MEMORY": "1Gi"}.items():
+    place.source = f"target, image = {where.on!r}, {where.image!r}"
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as beside:
+        for name, value in {"STATE_DIR": str(folder), "CPU": "100m", "MEMORY": "1Gi"}.items():
             patch.setenv(f"KUBE_NB_{name}", value)
+        client, deleted = Client(on=where.on), None
         try:
-            NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(state)}}).execute()
+            if where.loses_a_pod:
+                train = next(cell for cell in notebook.cells if "%%kube_train" in cell.source)
+                assert FAULT in train.source
+                train.source = train.source.replace(FAULT, STANDS)
+                deleted = beside.submit(delete_a_pod, request.getfixturevalue("cluster"), client)
+            NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(folder)}}).execute()
+            if deleted is not None:
+                deleted.result()
             yield notebook
         finally:
-            client = Client(on=where[0])
             for id in client.journal.ids():
                 client.delete(client.job(id))
 
 
+def delete_a_pod(cluster: Api, client: Client) -> None:
+    """Delete the pod of rank 1, as somebody with kubectl does, once the code stands at the place of the fault."""
+    (id,) = until(client.journal.ids)
+    pod = pod_when(cluster, id, lambda pod: node_of(pod) == 1 and state(pod, "running"), 200)["metadata"]["name"]
+    with cluster.stream("GET", PODS, pod, "log", query={"follow": "true"}) as response:
+        log = b""
+        for piece in cluster.pieces(response):
+            log += piece
+            if b"stands still" in log:
+                break
+    assert b"stands still" in log
+    cluster.delete(PODS, pod)
+
+
 @pytest.fixture(scope="module")
-def shown(executed: Any) -> Shown:
+def shown(executed: NotebookNode) -> Shown:
     """All that the first cell with this in its source shows, as text."""
 
     def text(source: str) -> str:
@@ -82,11 +121,11 @@ def beginnings(text: str) -> list[tuple[int, int, str, int]]:
     return [(int(rank), int(world), host, int(step)) for rank, world, host, step in found]
 
 
-def test_two_ranks_run_and_on_a_cluster_in_two_pods(where: tuple[str, str | None], shown: Shown):
+def test_two_ranks_run_and_on_a_cluster_in_two_pods(where: Where, shown: Shown):
     begun = beginnings(shown("%%kube_train"))
     assert sorted((rank, world) for rank, world, _, _ in begun) == [(0, 2), (0, 2), (1, 2), (1, 2)]
     hosts = {host for _, _, host, _ in begun}
-    assert len(hosts) == (1 if where[0] == "local" else 2)
+    assert len(hosts) == (1 if where.on == "local" else 2)
 
 
 def test_the_second_try_goes_on_from_the_checkpoint(shown: Shown):
@@ -99,7 +138,7 @@ def test_the_loss_falls(shown: Shown):
     assert float(losses[1]) < float(losses[0]) < 0.5
 
 
-def test_the_curve_is_one_that_grew(executed: Any):
+def test_the_curve_is_one_that_grew(executed: NotebookNode):
     cell = next(cell for cell in executed.cells if "%%kube_train" in cell.source)
     curves = [output.data for output in cell.outputs if "image/svg+xml" in output.get("data", {})]
     assert len(curves) == 2, "one for each try, updated in its place"
