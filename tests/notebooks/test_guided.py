@@ -9,18 +9,31 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from kube_nb import Client
+from tests.conformance.backends import CLUSTER
+
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guided")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("guided")]
 
 
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
+@pytest.fixture(scope="module", params=["local", pytest.param("cluster", marks=pytest.mark.cluster)])
+def quickstart(request, tmp_path_factory):
+    """The notebook after it ran there. A cluster is named, and nothing else is said of it."""
+    on = "local" if request.param == "local" else CLUSTER.on
+    if not on:
+        pytest.skip("cluster: no KUBECONFIG")
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBE_NB_STATE_DIR", str(state))
+        patch.setenv("KUBE_NB_ON", on)
         notebook = nbformat.read(NOTEBOOKS / "01_quickstart.ipynb", as_version=4)
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(state)}}).execute()
-    return notebook
+        try:
+            NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(state)}}).execute()
+            yield notebook
+        finally:
+            client = Client()
+            for status in client.backend.list(frozenset(client.journal.ids())):
+                client.backend.delete(status.id)
 
 
 def shown(notebook, source):
