@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from kube_nb.backends.base import Cursor
 from kube_nb.backends.kubernetes import stream
-from kube_nb.backends.kubernetes.api import PODS
+from kube_nb.backends.kubernetes.api import PODS, Api
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.errors import NotFound
 from kube_nb.events import Decoder, Text
 from tests.cluster.cells import IN_POD, place, read_all
 from tests.cluster.cutter import wired
-from tests.cluster.small_jobs import pod_when
+from tests.cluster.small_jobs import pod_when, pods
 from tests.cluster.users import applied, user
+from tests.conformance.backends import CLUSTER
+from tests.conformance.gate import Gate
+from tests.conformance.sending import until
 
 SHARED = None
 """What the namespace can have: the claim that all jobs share."""
@@ -154,20 +158,61 @@ def test_a_silent_job_is_followed_however_often_its_connections_are_cut(cluster,
     assert read.text == printed(2)
 
 
+MILLION = """
+for i in range(900_000): print('line', i)
+{wait}
+for i in range(900_000, 1_000_000): print('line', i)
+"""
+"""Before its end the node has begun the container's log anew, whatever the moment at which it looks at its size."""
+
+
+@pytest.fixture
+def gate():
+    gate = Gate(CLUSTER.address)
+    yield gate
+    gate.close()
+
+
+def kept_by_the_node(api: Api, id: str, **how: str) -> bytes:
+    """What `kubectl logs` shows."""
+    (pod,) = pods(api, id)
+    with api.stream("GET", PODS, pod["metadata"]["name"], "log", query=how) as response:
+        return b"".join(api.pieces(response))
+
+
+def until_rotated(api: Api, id: str) -> None:
+    """Wait until the log that the node shows no longer begins as it did."""
+
+    def beginning() -> bytes:
+        return kept_by_the_node(api, id, limitBytes="4096").partition(b"\n")[0]
+
+    pod_when(api, id, lambda pod: state(pod, "running"))
+    first = until(beginning)
+    until(lambda: beginning() != first, what="a rotated log")
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("store", [SHARED, IN_POD], ids=["store", "no-store"])
-def test_a_million_lines_at_full_speed_arrive_across_rotations(here, unique, store):
+def test_a_million_lines_at_full_speed_arrive_across_rotations(here, cluster, unique, gate, store):
     id = unique("million")
-    here.send(id, "for i in range(1_000_000): print('line', i)", store=store)
-    read = read_all(here.stream(id))
+    here.send(id, MILLION.format(wait=gate.wait), store=store)
+    with ThreadPoolExecutor() as beside:
+        rotated = beside.submit(until_rotated, cluster, id)
+        rotated.add_done_callback(lambda _: gate.open())
+        read = read_all(here.stream(id))
+        rotated.result()
     assert hashlib.sha256(read.text).hexdigest() == hashlib.sha256(printed(1_000_000)).hexdigest()
     assert read.end["account"]["lines"] == 1_000_000
+    assert kept_by_the_node(cluster, id).count(b"\n") < 1_000_000, "the node never rotated the log"
 
 
-def test_a_million_lines_are_in_the_store_when_the_job_has_long_ended(here, cluster, unique):
+def test_a_million_lines_are_in_the_store_when_the_job_has_long_ended(here, cluster, unique, gate):
     id = unique("million")
-    here.send(id, "for i in range(1_000_000): print('line', i)")
+    here.send(id, MILLION.format(wait=gate.wait))
+    until_rotated(cluster, id)
+    gate.open()
     pod_when(cluster, id, lambda pod: state(pod, "terminated"))
+    assert kept_by_the_node(cluster, id).count(b"\n") < 1_000_000, "the node never rotated the log"
     read = read_all(here.stream(id, follow=False))
     assert hashlib.sha256(read.text).hexdigest() == hashlib.sha256(printed(1_000_000)).hexdigest()
 

@@ -15,7 +15,8 @@ class Gate:
 
     def __init__(self, address: str) -> None:
         self._server = socket.create_server((address, 0), backlog=16)  # who connects early waits in the backlog
-        self.wait = f"__import__('socket').create_connection({self._server.getsockname()[:2]!r}).recv(1)"
+        self.address: tuple[str, int] = self._server.getsockname()[:2]
+        self.wait = f"__import__('socket').create_connection({self.address!r}).recv(1)"
         """Python source that ends once the gate is open."""
 
     def open(self) -> None:
