@@ -1,79 +1,105 @@
 """A program that sends jobs from children and kills them: `python killed_submits.py TARGET STATE`.
 
-It reads lines `NAME NODES WINDOW DELAY`. A child sends a job of that name; DELAY seconds after its start (WINDOW `any`),
-or after it began to make objects on the cluster (WINDOW `making`), it is killed. One line answers: `sent` where the
-submit had returned before that, else `killed`. A DELAY of 0 lets it be; the answer then is how long it took.
+It reads one JSON object a line: `name`, `options` of the job, `size` of what it carries, and `step`, `moment` and
+`delay`. A child sends a job of that name. What it asks of the cluster are its steps; it dies at the one of that number
+(0: at none): `before` it asks, `during` that step, `delay` seconds after it began to ask, or `after` it was answered. One
+line answers with another object: the `steps` that the child had begun, and its `end`: `sent`, `killed` or `failed`.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import select
+import random
 import signal
 import sys
-import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from kube_nb.backends.kubernetes import submit
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.exec import Exec
 from kube_nb.client import Client
 from kube_nb.config import Settings
 
-BEGAN, MAKING, SENT = b"b", b"m", b"s"
+_T = TypeVar("_T")
 
 
 def main() -> None:
     target, state = sys.argv[1:]
-    settings = Settings.load(environ={"KUBE_NB_STATE_DIR": state, "KUBE_NB_STORE": "none"})
+    settings = Settings.load(environ=dict(os.environ, KUBE_NB_STATE_DIR=state))
     for line in sys.stdin:
-        name, nodes, window, delay = line.split()
+        order = json.loads(line)
         read, write = os.pipe()
-        began = time.monotonic()
         child = os.fork()
         if child == 0:
             os.close(read)
-            send(target, settings, name, int(nodes), write)
+            send(target, settings, order, write)
         os.close(write)
-        said = watch(child, read, MAKING if window == "making" else BEGAN, float(delay))
-        os.close(read)
-        os.waitpid(child, 0)
-        took = time.monotonic() - began
-        print(f"{took:.4f}" if delay == "0" else "sent" if SENT in said else "killed", flush=True)
+        with os.fdopen(read) as told:
+            steps = told.read().splitlines()
+        _, status = os.waitpid(child, 0)
+        end = "killed" if os.WIFSIGNALED(status) else "failed" if status else "sent"
+        print(json.dumps({"end": end, "steps": steps}), flush=True)
 
 
-def send(target: str, settings: Settings, name: str, nodes: int, told: int) -> None:
-    create = submit.create
+def carried(name: str, size: int) -> bytes:
+    """The same for everybody who knows the job's name."""
+    return random.Random(name).randbytes(size)
 
-    def making(*args, **details):
-        os.write(told, MAKING)
-        return create(*args, **details)
 
-    submit.create = making
-    os.write(told, BEGAN)
+def send(target: str, settings: Settings, order: dict[str, Any], told: int) -> None:
     status = 1
     try:
-        client = Client(target, settings=settings, cpu="10m", memory="64Mi", name=name, nodes=nodes)
-        client.cell(f"print('done', {name!r})", {})
-        os.write(told, SENT)
+        Steps(order["step"], order["moment"], order["delay"], told).install()
+        name = order["name"]
+        client = Client(target, settings=settings, cpu="10m", memory="96Mi", name=name, **order["options"])
+        source = f"import hashlib\nprint({name!r}, hashlib.sha256(data).hexdigest())"
+        client.cell(source, {"__name__": "__main__", "data": carried(name, order["size"])})
         status = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def watch(child: int, read: int, since: bytes, delay: float) -> bytes:
-    """What the child told until it was killed, or had ended."""
-    said = b""
-    kill_at = None
-    while True:
-        left = None if kill_at is None else max(0.0, kill_at - time.monotonic())
-        if not select.select([read], [], [], left)[0]:
-            os.kill(child, signal.SIGKILL)
-            kill_at = None
-            continue
-        piece = os.read(read, 16)
-        if not piece:
-            return said
-        said += piece
-        if delay and kill_at is None and since in said:
-            kill_at = time.monotonic() + delay
+class Steps:
+    """Counts what this process asks of the cluster, and kills it at one of these steps.
+
+    Args:
+        told: a descriptor to which each step is written as it begins.
+    """
+
+    def __init__(self, at: int, moment: str, delay: float, told: int) -> None:
+        self._at = at
+        self._moment = moment
+        self._delay = delay
+        self._told = told
+        self._begun = 0
+
+    def install(self) -> None:
+        transport, start = Api._transport, Exec.start
+
+        def asked(api: Api, method: str, path: str, *rest: Any) -> Any:
+            return self._step(f"{method} {path.partition('?')[0]}", lambda: transport(api, method, path, *rest))
+
+        def started(api: Api, pod: str, command: Any, **how: Any) -> Any:
+            return self._step(f"EXEC {pod}", lambda: start(api, pod, command, **how))
+
+        Api._transport, Exec.start = asked, started
+
+    def _step(self, words: str, ask: Callable[[], _T]) -> _T:
+        self._begun += 1
+        moment = self._moment if self._begun == self._at else ""
+        os.write(self._told, f"{words}\n".encode())
+        if moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif moment == "during":
+            signal.setitimer(signal.ITIMER_REAL, self._delay)  # SIGALRM, which nobody handles, ends a process as well
+        answer = ask()
+        if moment == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
 
 
 if __name__ == "__main__":
