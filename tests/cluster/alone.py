@@ -60,10 +60,10 @@ def fresh(alone, tmp_path) -> Iterator[Callable[..., Place]]:
     gone(alone, CLAIMS)
 
 
-def gone(api: Api, kind: Kind) -> None:
-    """Wait until nothing of a kind is left in the namespace."""
+def gone(api: Api, kind: Kind, besides: str = "") -> None:
+    """Wait until nothing of a kind is left in the namespace, besides one that stays."""
     found, version = api.list(kind)
-    left = {one["metadata"]["name"] for one in found}
+    left = {one["metadata"]["name"] for one in found} - {besides}
     if not left:
         return
     with api.watching(kind, version=version, seconds=60) as changes:

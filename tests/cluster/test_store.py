@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,24 +14,28 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes import api as kinds
-from kube_nb.backends.kubernetes import names
+from kube_nb.backends.kubernetes import names, store
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.fetch import fetch
+from kube_nb.backends.kubernetes.manifests import transfer
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.kubernetes.transfer import Container
+from kube_nb.backends.kubernetes.transfer_pod import NoPod
 from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.errors import NotFound, Refused
 from kube_nb.events import Event
 from kube_nb.spec import Placement, new_job_id
 from tests.cluster.alone import gone
 from tests.cluster.cells import IN_POD, Place, read_all
+from tests.cluster.made import set_quota
 from tests.cluster.small_jobs import ended, plan, pod_when
 
 SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
+NO_IMAGE = "10.200.0.1:5000/lab/no-such-image:1"
 
 
 class Counting(Api):
@@ -107,10 +112,7 @@ def test_without_storage_there_is_no_store(alone, fresh):
 
 def test_a_quota_without_claims_leaves_a_job_without_a_store(alone, fresh, admin):
     own = replace(admin, namespace=alone.namespace)
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
-    made = own.create(kinds.QUOTAS, quota | {"spec": {"hard": {"persistentvolumeclaims": "0"}}})
-    with own.watching(kinds.QUOTAS, version=made["metadata"]["resourceVersion"], seconds=30) as changes:
-        next(change for change in changes if change["object"].get("status", {}).get("used"))
+    set_quota(own, "none", persistentvolumeclaims="0")
     try:
         chosen = fresh().stores.choose(a_plan(alone))
     finally:
@@ -188,6 +190,67 @@ def test_nobody_waits_for_a_pod_in_a_queue_that_is_not_theirs(alone, fresh):
     assert not there.pod.startswith(waiting["metadata"]["name"])
 
 
+def test_an_image_that_cannot_be_pulled_takes_the_shared_store_from_nobody_else(alone, fresh, monkeypatch):
+    here = fresh()
+    monkeypatch.setattr(store, "PROOF", 30.0)
+    assert here.stores.choose(a_plan(alone, image=NO_IMAGE)).kind != "shared"
+    gone(alone, JOBS)
+    gone(alone, SECRETS)
+    assert here.stores.choose(a_plan(alone, image=NO_IMAGE)).kind != "shared"
+    assert not alone.list(JOBS)[0], "the same was tried again"
+    monkeypatch.undo()
+    assert here.stores.choose(a_plan(alone)).kind == "shared"
+
+
+def test_a_killed_kernel_whose_image_cannot_be_pulled_keeps_nobody_from_the_store(alone, fresh, monkeypatch):
+    here = fresh()
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "LIMIT", 15)
+        here.stores.pods.ensure(names.STORE_CLAIM, lambda: indexed_job(a_plan(alone, image=NO_IMAGE)))
+    assert here.stores.choose(a_plan(alone)).kind == "shared"
+    working = here.stores.pods.open(names.STORE_CLAIM, job_for(here)).pod.rpartition("-")[0]
+    gone(alone, JOBS, besides=working)
+
+
+def test_the_limit_of_a_pod_that_does_not_run_is_none_of_one_that_does(alone, fresh):
+    here = fresh()
+    here.stores.choose(a_plan(alone))
+    pods = here.stores.pods
+    pods.close(names.STORE_CLAIM)
+    made = pods.ensure(names.STORE_CLAIM, job_for(here))["metadata"]
+    assert alone.get(JOBS, made["name"])["spec"]["activeDeadlineSeconds"] == transfer.LIMIT
+    began = time.time()
+    with alone.watching(PODS, version="0", labels=f"job-name={made['name']}", seconds=60) as changes:
+        next(change for change in changes if state(change["object"], "running"))
+    soon = int(time.time() - began) + 20
+    alone.patch(JOBS, made["name"], {"spec": {"activeDeadlineSeconds": soon}})
+    pod = pods.open(names.STORE_CLAIM, job_for(here)).pod
+    assert pod.startswith(made["name"])
+    time.sleep(began + soon + 5 - time.time())
+    assert pods.open(names.STORE_CLAIM, job_for(here)).pod == pod
+
+
+def test_a_claim_that_nobody_can_mount_holds_up_no_other(alone, fresh):
+    here = fresh()
+    here.stores.choose(a_plan(alone))
+    pods = here.stores.pods
+    pods.close(names.STORE_CLAIM)
+    heard: list[NoPod] = []
+
+    def wait() -> None:
+        try:
+            pods.open("no-such-claim", job_for(here), patience=60)
+        except NoPod as error:
+            heard.append(error)
+
+    stuck = threading.Thread(target=wait)
+    stuck.start()
+    assert pods.open(names.STORE_CLAIM, job_for(here)).pod
+    assert stuck.is_alive()
+    stuck.join()
+    assert "no-such-claim" in heard[0].why
+
+
 def test_a_transfer_pod_leaves_nothing(alone, fresh):
     here = fresh()
     here.stores.choose(a_plan(alone))
@@ -238,7 +301,7 @@ def test_a_large_value_goes_both_ways_through_a_disk_of_the_job(alone, fresh):
     both_ways(here, id)
     job = alone.get(JOBS, id)
     assert alone.get(CLAIMS, id)["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
-    here.stores.let_go(id, job)
+    here.stores.let_go(job)
     alone.delete(JOBS, id)
     gone(alone, CLAIMS)
 

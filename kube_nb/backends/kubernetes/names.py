@@ -35,6 +35,8 @@ SUBMITTED = "kube-nb/submitted"
 CANCELLED = "kube-nb/cancelled"
 """On a Job that somebody asked to end: when, as RFC 3339."""
 LOST = "kube-nb/force-lost"
+TEMPLATE = "kube-nb/template"
+"""On a Job that makes a pod which carries files: a digest of what that pod is made from."""
 PROVEN = "kube-nb/proven"
 """On the shared claim: when a pod has written to it, as RFC 3339."""
 

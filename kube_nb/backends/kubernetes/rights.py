@@ -44,7 +44,8 @@ RIGHTS: Sequence[Right] = (
         "batch",
         "jobs",
         ("create", "get", "list", "watch", "patch", "delete"),
-        "one Job for each job, and one for each pod that carries files to a volume; patch: cancel",
+        "one Job for each job, and one for each pod that carries files to a volume; patch: cancel, "
+        "and that such a pod may stay while it is used",
     ),
     Right(
         "",

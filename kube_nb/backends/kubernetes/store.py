@@ -25,6 +25,7 @@ from kube_nb.backends.kubernetes.kept import claim_of, kept
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.claim import claim, shared_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
+from kube_nb.backends.kubernetes.manifests.transfer import template_digest
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.backends.kubernetes.snapshot import Snapshot, annotation, end_of, job_id
 from kube_nb.backends.kubernetes.transfer import Container, put_objects
@@ -152,7 +153,7 @@ class Stores:
             return _Verdict("late", f"the claim `{names.STORE_CLAIM}` is just being removed")
         if found is not None and self._is_proven(found):
             return None
-        remembered = self._remembered()
+        remembered = self._remembered(plan)
         if remembered is not None:
             return remembered
         labels = {key: names.label_value(value) for key, value in plan.labels.items()}
@@ -163,7 +164,7 @@ class Stores:
             if error.cause == "AlreadyExists":
                 found = self._api.get(CLAIMS, names.STORE_CLAIM)
             else:
-                return self._remember(_Verdict("refused", f"a claim may not be made: {error.message}"))
+                return self._remember(_Verdict("refused", f"a claim may not be made: {error.message}"), plan)
         return self._prove(found, plan)
 
     def _is_proven(self, found: Object) -> bool:
@@ -180,10 +181,10 @@ class Stores:
             self._write(container)
         except NoPod as error:
             if not error.no_volume:
-                return self._remember(_Verdict("late", error.why))
+                return self._remember(_Verdict("late", error.why), plan)
             self._withdraw(found)
             missing = "storage class" in error.why or "storageclass" in error.why
-            return self._remember(_Verdict("none" if missing else "volume", error.why))
+            return self._remember(_Verdict("none" if missing else "volume", error.why), plan)
         self._say_proven(found)
         return None
 
@@ -209,17 +210,30 @@ class Stores:
 
     # What is remembered ---------------------------------------------------------------------------------------------
 
-    def _remembered(self) -> _Verdict | None:
-        memory = self._memory()
-        if memory.get("class") == self._settings.get("storage_class") and memory.get("until", 0) > time.time():
-            return _Verdict(str(memory.get("kind")), str(memory.get("why")))
-        return None
+    def _remembered(self, plan: JobPlan) -> _Verdict | None:
+        """What was found out, unless it was of pods of another template alone: that one could not run, e.g."""
+        memory = self._current()
+        if not memory or (memory["kind"] == "late" and _template(plan) not in memory["templates"]):
+            return None
+        return _Verdict(str(memory["kind"]), str(memory["why"]))
 
-    def _remember(self, verdict: _Verdict) -> _Verdict:
-        until = time.time() + _REMEMBERED.get(verdict.kind, 600.0)
-        storage_class = self._settings.get("storage_class")
-        self._write_memory({"kind": verdict.kind, "why": verdict.why, "until": until, "class": storage_class})
+    def _remember(self, verdict: _Verdict, plan: JobPlan) -> _Verdict:
+        self._write_memory(
+            {
+                "kind": verdict.kind,
+                "why": verdict.why,
+                "until": time.time() + _REMEMBERED.get(verdict.kind, 600.0),
+                "class": self._settings.get("storage_class"),
+                "templates": [*self._current().get("templates", ()), _template(plan)],
+            }
+        )
         return verdict
+
+    def _current(self) -> dict[str, Any]:
+        """The memory of a verdict that still holds; empty: there is none."""
+        memory = self._memory()
+        same = memory.get("class") == self._settings.get("storage_class") and "templates" in memory
+        return memory if same and memory.get("until", 0) > time.time() else {}
 
     @property
     def memory(self) -> Path:
@@ -360,3 +374,7 @@ class Stores:
         except ApiError as error:
             if error.cause != "AlreadyExists":
                 raise
+
+
+def _template(plan: JobPlan) -> str:
+    return template_digest(indexed_job(plan))

@@ -2,15 +2,18 @@
 
 A pod ends two minutes after its last use, and the Job that made it goes with it. The Job has a label that follows from
 user, claim and runner, so that every process finds the same one, and a name that two who need one at once both choose,
-so that the API server makes sure of "one".
+so that the API server makes sure of "one". Whose pod runs serves everybody; one that does not run yet is waited for by
+those alone whose own would be the same: it may wait for an image, a node or a queue that is not theirs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +22,9 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, SECRETS, Api, ApiError, Kind, Object
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.feed import Feed
-from kube_nb.backends.kubernetes.manifests.transfer import runner_secret, transfer_job
+from kube_nb.backends.kubernetes.manifests.transfer import runner_secret, template_digest, transfer_job
 from kube_nb.backends.kubernetes.payload import runner_zip
-from kube_nb.backends.kubernetes.snapshot import condition, last_seen, queue_of, state
+from kube_nb.backends.kubernetes.snapshot import annotation, condition, created, last_seen, state
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.errors import Unreachable
 
@@ -32,6 +35,10 @@ _AT_ONCE = 10.0
 _SETTLE = 5.0
 """Seconds for which a claim that got no volume may still get one."""
 _NO_VOLUME = ("ProvisioningFailed", "FailedBinding")
+_BEGINS = ("ContainerCreating", "PodInitializing")
+"""What a container waits for that nothing is wrong with."""
+_CONTROLLER = "batch.kubernetes.io/controller-uid"
+"""Label of a pod: the uid of its Job."""
 _T = TypeVar("_T")
 
 
@@ -40,11 +47,15 @@ class NoPod(Unreachable):
 
     Attributes:
         no_volume: the cluster said that the claim gets no volume; `why` quotes it.
+        failed: the pod has failed at something, e.g. at its image, rather than waited for a place.
     """
 
-    def __init__(self, what: str, why: str = "", next: str = "", *, no_volume: bool = False) -> None:
+    def __init__(
+        self, what: str, why: str = "", next: str = "", *, no_volume: bool = False, failed: bool = False
+    ) -> None:
         super().__init__(what, why, next)
         self.no_volume = no_volume
+        self.failed = failed
 
 
 class TransferPods:
@@ -59,7 +70,8 @@ class TransferPods:
         self._api = api
         self._user = user
         self._runner = runner
-        self._lock = threading.Lock()
+        self._turns: defaultdict[tuple[int, str, str], threading.Lock] = defaultdict(threading.Lock)
+        """By process, claim and template: of all threads that need the same pod one makes it; others go their way."""
 
     def use(self, claim: str, job: Callable[[], Object], act: Callable[[Container], _T]) -> _T:
         """Do something in the pod that mounts `claim`; once more with another pod, should this one end meanwhile.
@@ -99,19 +111,18 @@ class TransferPods:
             ApiError: the cluster refuses to make one.
         """
         name = self.name(claim)
-        with self._lock:
-            made = self._ensure(name, claim, job, instead_of, as_large)
-            uid = made["metadata"]["uid"]
-            running = _running(self._api.list(PODS, labels=_labels(uid))[0], instead_of)
-            if running is None:
-                self._ensure_secret(made)
-                running = _wait(self._api, uid, claim, instead_of, patience)
+        running = self._running(name, self._jobs(name, instead_of))
+        if running is None:
+            like = job()
+            with self._turns[os.getpid(), name, template_digest(like, as_large=as_large)]:
+                jobs = self._jobs(name, instead_of)
+                running = self._running(name, jobs) or self._begin(claim, jobs, like, as_large, patience)
         return Container(self._api, running)
 
     def close(self, claim: str) -> None:
         """Let the claim go now."""
         for job in self._api.list(JOBS, labels=f"{names.TRANSFER}={self.name(claim)}")[0]:
-            self._end(job)
+            self.end(job)
 
     def name(self, claim: str) -> str:
         """How the pods for a claim are called."""
@@ -120,30 +131,75 @@ class TransferPods:
 
     def ensure(self, claim: str, job: Callable[[], Object], *, as_large: bool = False) -> Object:
         """The Job that makes the claim's pod, which may not run yet."""
-        made = self._ensure(self.name(claim), claim, job, "", as_large)
-        self._ensure_secret(made)
-        return made
+        return self._ensure(claim, self._jobs(self.name(claim)), job(), as_large)
+
+    def unused(self, age: float) -> list[Object]:
+        """The user's Jobs, for whatever claim, that are older than this (seconds) and have no pod that runs."""
+        labels = names.selector(owner=names.owner_of(self._user), role="transfer")
+        old = [job for job in self._api.list(JOBS, labels=labels)[0] if created(job) < time.time() - age]
+        used = {_job_of(pod) for pod in self._api.list(PODS, labels=labels)[0] if _runs(pod)} if old else set[str]()
+        return [job for job in old if job["metadata"]["uid"] not in used and not _dying(job)]
+
+    def end(self, job: Object) -> None:
+        """End a Job of theirs. It stays to be seen until its pod is gone."""
+        self._api.delete(JOBS, job["metadata"]["name"], propagation="Foreground", uid=job["metadata"]["uid"])
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _ensure(self, name: str, claim: str, job: Callable[[], Object], instead_of: str, as_large: bool) -> Object:
-        """Make the Job, unless there is one that lives."""
-        there = self._api.list(JOBS, labels=f"{names.TRANSFER}={name}")[0]
-        for found in there:
-            useless = instead_of.startswith(found["metadata"]["name"] + "-") or _waits_elsewhere(found, job)
-            if useless and not _dying(found):
-                self._end(found)
+    def _jobs(self, name: str, instead_of: str = "") -> list[Object]:
+        """The Jobs of one claim, those that end included: such is, from now on, the one whose pod does not run."""
+        jobs = self._api.list(JOBS, labels=f"{names.TRANSFER}={name}")[0]
+        for found in jobs:
+            if instead_of.startswith(found["metadata"]["name"] + "-") and not _dying(found):
+                self.end(found)
                 found["metadata"]["deletionTimestamp"] = "now"
-        living = [found for found in there if not _dying(found)]
-        if living:
-            oldest = min(living, key=lambda found: found["metadata"]["name"])
-            return {"apiVersion": JOBS.version, "kind": "Job"} | oldest  # which what was listed does not say
+        return jobs
+
+    def _running(self, name: str, jobs: list[Object]) -> str | None:
+        """A pod that can be spoken to: a Job that was removed may have one that still runs, for a moment."""
+        living = {job["metadata"]["uid"]: job for job in jobs if not _dying(job)}
+        pods = self._api.list(PODS, labels=f"{names.TRANSFER}={name}")[0] if living else []
+        for pod in pods:
+            if _runs(pod) and _job_of(pod) in living:
+                self._lift_limit(living[_job_of(pod)])
+                return pod["metadata"]["name"]
+        return None
+
+    def _begin(self, claim: str, jobs: list[Object], like: Object, as_large: bool, patience: float) -> str:
+        """Make a pod, or find one that begins, and wait until it runs."""
+        made = self._ensure(claim, jobs, like, as_large)
+        try:
+            running = _wait(self._api, made["metadata"]["uid"], claim, patience)
+        except NoPod as error:
+            if error.failed:  # whereas one that waits for a place keeps its turn, until its limit
+                self.end(made)
+            raise
+        self._lift_limit(made)
+        return running
+
+    def _ensure(self, claim: str, jobs: list[Object], like: Object, as_large: bool) -> Object:
+        """Make the Job and its Secret, unless there is one that lives and makes the same pod."""
+        made = self._alike(jobs, template_digest(like, as_large=as_large)) or self._make(claim, jobs, like, as_large)
+        self._ensure_secret(made)
+        return made
+
+    @staticmethod
+    def _alike(jobs: list[Object], template: str) -> Object | None:
+        alike = [job for job in jobs if not _dying(job) and annotation(job, names.TEMPLATE) == template]
+        if not alike:
+            return None
+        chosen = min(alike, key=lambda job: job["metadata"]["name"])
+        return {"apiVersion": JOBS.version, "kind": "Job"} | chosen  # which what was listed does not say
+
+    def _make(self, claim: str, jobs: list[Object], like: Object, as_large: bool) -> Object:
         # Whoever sees the same now makes one of the same name, so that there is one. But the name of one that has just
         # gone must not come again: the Job controller still waits for that one's pods, for minutes.
-        before = "".join(sorted(found["metadata"]["uid"] for found in there)) + str(time.time() // _AT_ONCE)
-        own = f"{name}-{hashlib.sha256(before.encode()).hexdigest()[:5]}"
+        name = self.name(claim)
+        template = template_digest(like, as_large=as_large)
+        seen = "".join(sorted(job["metadata"]["uid"] for job in jobs)) + template + str(time.time() // _AT_ONCE)
+        own = f"{name}-{hashlib.sha256(seen.encode()).hexdigest()[:5]}"
         secret = f"{own}-{secrets.token_hex(3)}"
-        made = transfer_job(job(), name=own, family=name, claim=claim, secret=secret, as_large=as_large)
+        made = transfer_job(like, name=own, family=name, claim=claim, secret=secret, as_large=as_large)
         try:
             return self._api.create(JOBS, made)
         except ApiError as error:
@@ -151,9 +207,15 @@ class TransferPods:
                 raise
             return self._api.get(JOBS, own)  # another process was quicker
 
-    def _end(self, job: Object) -> None:
-        """It stays to be seen until its pod is gone."""
-        self._api.delete(JOBS, job["metadata"]["name"], propagation="Foreground", uid=job["metadata"]["uid"])
+    def _lift_limit(self, job: Object) -> None:
+        """Its pod runs, and ends by itself: it must not be cut off while it is used."""
+        if not job["spec"].get("activeDeadlineSeconds"):
+            return
+        try:
+            self._api.patch(JOBS, job["metadata"]["name"], {"spec": {"activeDeadlineSeconds": None}})
+        except ApiError as error:
+            if error.status != 404:  # it has just gone: who speaks to its pod hears of that
+                raise
 
     def _ensure_secret(self, made: Object) -> None:
         """Whoever made the Job may have died before this."""
@@ -164,11 +226,6 @@ class TransferPods:
         except ApiError as error:
             if error.cause != "AlreadyExists":
                 raise
-
-
-def _waits_elsewhere(found: Object, job: Callable[[], Object]) -> bool:
-    """Whether a queue keeps it from beginning, and this job is in none. (Kueue may put all into one, `default`.)"""
-    return bool(found["spec"].get("suspend") and queue_of(found) not in ("", "default") and not queue_of(job()))
 
 
 class _Seen:
@@ -201,11 +258,11 @@ class _Seen:
         return self.pods if kind is PODS else self.events
 
 
-def _wait(api: Api, uid: str, claim: str, instead_of: str, patience: float) -> str:
+def _wait(api: Api, uid: str, claim: str, patience: float) -> str:
     """Wait until the Job's pod runs; the pod's name."""
     seen, began = _Seen(), time.time()
     feeds = [
-        Feed(api, PODS, seen, labels=_labels(uid)),
+        Feed(api, PODS, seen, labels=f"{_CONTROLLER}={uid}"),
         Feed(api, EVENTS, seen, fields=f"involvedObject.name={claim}", optional=True),
     ]
     for feed in feeds:
@@ -215,9 +272,8 @@ def _wait(api: Api, uid: str, claim: str, instead_of: str, patience: float) -> s
     try:
         with seen.turn:
             while True:
-                running = _running(seen.pods.values(), instead_of)
-                if running is not None:
-                    return running
+                for pod in filter(_runs, seen.pods.values()):
+                    return pod["metadata"]["name"]
                 word = _no_volume(seen.events.values(), began)
                 now = time.monotonic()
                 if word and refused_at is None:
@@ -233,11 +289,12 @@ def _wait(api: Api, uid: str, claim: str, instead_of: str, patience: float) -> s
 
 def _no_pod(claim: str, word: str, pods: list[Object], patience: float) -> NoPod:
     if word:
-        return NoPod(what=f"the claim `{claim}` gets no volume", why=word, no_volume=True)
+        return NoPod(what=f"the claim `{claim}` gets no volume", why=word, no_volume=True, failed=True)
     return NoPod(
         what=f"the pod that carries files to and from `{claim}` does not run after {patience:.0f} s",
         why=next(filter(None, map(_why, pods)), "it was not made: the cluster's own events tell more"),
         next="try again; if it stays so, show this to who runs the cluster",
+        failed=any((state(pod, "waiting") or {}).get("reason", _BEGINS[0]) not in _BEGINS for pod in pods),
     )
 
 
@@ -255,13 +312,13 @@ def _no_volume(events: Iterable[Object], since: float) -> str:
     return max(found, key=last_seen)["message"] if found else ""
 
 
-def _running(pods: Iterable[Object], instead_of: str) -> str | None:
-    """A pod that can be spoken to."""
-    for pod in pods:
-        meta = pod["metadata"]
-        if state(pod, "running") and not meta.get("deletionTimestamp") and meta["name"] != instead_of:
-            return meta["name"]
-    return None
+def _runs(pod: Object) -> bool:
+    """Whether it can be spoken to."""
+    return bool(state(pod, "running") and not pod["metadata"].get("deletionTimestamp"))
+
+
+def _job_of(pod: Object) -> str:
+    return pod["metadata"]["labels"].get(_CONTROLLER, "")
 
 
 def _dying(job: Object) -> bool:
@@ -269,8 +326,3 @@ def _dying(job: Object) -> bool:
         job["metadata"].get("deletionTimestamp")
         or any(condition(job, kind) for kind in ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"))
     )
-
-
-def _labels(uid: str) -> str:
-    """Of the pods of a Job: one that was removed may have a pod that still runs."""
-    return f"batch.kubernetes.io/controller-uid={uid}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
+import json
 from typing import Any
 
 from kube_nb.backends.kubernetes import names
@@ -12,6 +14,9 @@ from kube_nb.backends.kubernetes.manifests import marks
 
 IDLE = 120
 """Seconds without any use after which it ends by itself."""
+LIMIT = 600
+"""Seconds that it has until its pod runs; then the cluster ends it, whoever is left to wait. Who finds it running lifts
+this limit."""
 _TRIES = 3
 """So often its pod is made anew, e.g. as its node went away."""
 _THEIRS = ("batch.kubernetes.io/", "jobset.sigs.k8s.io/", "trainer.kubeflow.org/", "job-name", "controller-uid")
@@ -32,30 +37,31 @@ def transfer_job(job: Object, *, name: str, family: str, claim: str, secret: str
         secret: a Secret with the runner's zip.
         as_large: ask for what the job's pod asks for: then it is placed only where the job has room.
     """
-    given = job["spec"]["template"]["spec"]
-    labels = _labels(job, family)
-    spec = {key: copy.deepcopy(value) for key, value in given.items() if key not in _OF_A_JOB}
-    spec |= {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 2,
-        "containers": [_container(_main(given), as_large)],
-        "volumes": [
-            {"name": "runner", "secret": {"secretName": secret, "defaultMode": 0o440}},
-            {"name": "run", "emptyDir": {}},
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "store", "persistentVolumeClaim": {"claimName": claim}},
-        ],
-    }
+    template = _template(job, as_large)
+    labels = {**template["metadata"]["labels"], names.TRANSFER: family}
+    volumes = [
+        {"name": "runner", "secret": {"secretName": secret, "defaultMode": 0o440}},
+        {"name": "run", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "store", "persistentVolumeClaim": {"claimName": claim}},
+    ]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": name, "labels": labels, "annotations": {names.TEMPLATE: _digest(template)}},
         "spec": {
             "backoffLimit": _TRIES,
+            "activeDeadlineSeconds": LIMIT,
             "ttlSecondsAfterFinished": 0,
-            "template": {"metadata": {"labels": labels}, "spec": spec},
+            "template": {"metadata": {"labels": labels}, "spec": {**template["spec"], "volumes": volumes}},
         },
     }
+
+
+def template_digest(job: Object, *, as_large: bool = False) -> str:
+    """The same for jobs whose transfer pods run the same image, stand in the same queue and have the same choice of
+    nodes: one that cannot run for the one cannot for the other. It is the annotation `kube-nb/template`."""
+    return _digest(_template(job, as_large))
 
 
 def runner_secret(name: str, data: bytes, made: Object) -> Object:
@@ -74,13 +80,30 @@ def runner_secret(name: str, data: bytes, made: Object) -> Object:
     }
 
 
-def _labels(job: Object, family: str) -> dict[str, str]:
+def _digest(template: Object) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _template(job: Object, as_large: bool) -> Object:
+    """What a pod is made from, but its volumes and whose it is."""
+    given = job["spec"]["template"]["spec"]
+    kept = {key: copy.deepcopy(value) for key, value in given.items() if key not in _OF_A_JOB}
+    spec = {
+        **kept,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 2,
+        "containers": [_container(_main(given), as_large)],
+    }
+    return {"metadata": {"labels": _labels(job)}, "spec": spec}
+
+
+def _labels(job: Object) -> dict[str, str]:
     kept = {
         key: value
         for key, value in (job["metadata"].get("labels") or {}).items()
         if key != names.JOB and not key.startswith(_THEIRS)
     }
-    return {**kept, names.ROLE: "transfer", names.TRANSFER: family}
+    return {**kept, names.ROLE: "transfer"}
 
 
 def _main(given: Object) -> Object:
