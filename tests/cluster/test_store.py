@@ -15,24 +15,25 @@ import pytest
 
 from kube_nb.backends.kubernetes import api as kinds
 from kube_nb.backends.kubernetes import names, store
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
+from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api, ApiError
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.fetch import fetch
 from kube_nb.backends.kubernetes.manifests import transfer
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import owner_of
-from kube_nb.backends.kubernetes.plan import Store
+from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.transfer_pod import NoPod
 from kube_nb.backends.kubernetes.upload import Uploads
-from kube_nb.errors import NotFound, Refused
+from kube_nb.errors import Corrupted, NotFound, Refused
 from kube_nb.events import Event
 from kube_nb.spec import Placement, new_job_id
 from tests.cluster.alone import gone
 from tests.cluster.cells import IN_POD, Place, read_all
 from tests.cluster.made import set_quota
 from tests.cluster.small_jobs import ended, plan, pod_when
+from tests.unit.pod_files import make_bundle
 
 SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
 NO_IMAGE = "10.200.0.1:5000/lab/no-such-image:1"
@@ -249,6 +250,34 @@ def test_a_claim_that_nobody_can_mount_holds_up_no_other(alone, fresh):
     assert stuck.is_alive()
     stuck.join()
     assert "no-such-claim" in heard[0].why
+
+
+def own(plan: JobPlan) -> JobPlan:
+    chosen = Store(kind="own", claim=plan.spec.id, size=1 << 30, storage_class="block")
+    return replace(plan, store=chosen, transport="store")
+
+
+def test_a_refused_claim_of_a_job_leaves_nothing(alone, fresh, admin, tmp_path):
+    there = replace(admin, namespace=alone.namespace)
+    set_quota(there, "none", persistentvolumeclaims="0")
+    try:
+        with pytest.raises(ApiError, match="quota"):
+            fresh().stores.put_bundle(own(a_plan(alone)), make_bundle(tmp_path / "b", "print(1)"))
+    finally:
+        there.delete(kinds.QUOTAS, "none")
+    gone(alone, JOBS)
+    gone(alone, SECRETS)
+
+
+def test_a_bundle_that_is_spoilt_on_its_way_leaves_nothing(alone, fresh, tmp_path):
+    sent = make_bundle(tmp_path / "b", "print(1)", {"data": os.urandom(1000)})
+    some = next((sent.directory / "objects").iterdir())
+    some.chmod(0o600)
+    some.write_bytes(b"x" * some.stat().st_size)
+    with pytest.raises(Corrupted):
+        fresh().stores.put_bundle(own(a_plan(alone)), sent)
+    gone(alone, JOBS)
+    gone(alone, CLAIMS)
 
 
 def test_a_transfer_pod_leaves_nothing(alone, fresh):

@@ -32,7 +32,7 @@ from kube_nb.backends.kubernetes.transfer import Container, put_objects
 from kube_nb.backends.kubernetes.transfer_pod import NoPod, TransferPods
 from kube_nb.capture.runner_object import runner_object
 from kube_nb.config import Settings
-from kube_nb.errors import NotFound, Refused
+from kube_nb.errors import NotFound, Refused, Unreachable
 from kube_nb.store.url import UrlStore, is_url, needs_of
 
 RWX, RWO = "ReadWriteMany", "ReadWriteOnce"
@@ -211,7 +211,7 @@ class Stores:
     # What is remembered ---------------------------------------------------------------------------------------------
 
     def _remembered(self, plan: JobPlan) -> _Verdict | None:
-        """What was found out, unless it was of pods of another template alone: that one could not run, e.g."""
+        """What was found out; that a pod did not run in time holds for those alone that are made from the same."""
         memory = self._current()
         if not memory or (memory["kind"] == "late" and _template(plan) not in memory["templates"]):
             return None
@@ -271,7 +271,8 @@ class Stores:
 
         Raises:
             NoPod: no pod could be had that mounts the claim.
-            Corrupted, ApiError, Unreachable: as `put_objects`.
+            Corrupted, ApiError: as `put_objects`, or the cluster refuses the claim. Nothing is left of one of its own.
+            Unreachable: as `put_objects`; the next call goes on.
         """
         objects = {path.name: path for path in (bundle.directory / "objects").iterdir()}
         path = f"{plan.kept.path}/bundle/objects"
@@ -285,16 +286,26 @@ class Stores:
         if plan.store.kind != "own":
             self.pods.use(plan.store.claim, lambda: indexed_job(plan), put)
             return True
+        return self._fill_own(plan, put)
+
+    def _fill_own(self, plan: JobPlan, put: Callable[[Container], None]) -> bool:
         job = indexed_job(plan)
-        made = self.pods.ensure(plan.store.claim, lambda: job, as_large=True)
-        self._make_own(plan, made)
         try:
+            self._make_own(plan, self.pods.ensure(plan.store.claim, lambda: job, as_large=True))
             put(self.pods.open(plan.store.claim, lambda: job, as_large=True, patience=PLACE))
         except NoPod:
-            self.pods.close(plan.store.claim)
-            self._api.delete(CLAIMS, plan.store.claim)
+            self._drop_own(plan)
             return False
+        except Unreachable:
+            raise  # the same call goes on where this one ended; where none comes, the pod ends, and all goes with it
+        except Exception:
+            self._drop_own(plan)
+            raise
         return True
+
+    def _drop_own(self, plan: JobPlan) -> None:
+        self.pods.close(plan.store.claim)
+        self._api.delete(CLAIMS, plan.store.claim)
 
     def hand_over(self, plan: JobPlan) -> None:
         """Leave the job its own claim, which the submit has made the job's: the pod that filled it ends."""
