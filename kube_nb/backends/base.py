@@ -156,7 +156,7 @@ class Removed:
     """One thing that was, or would be, removed to make room.
 
     Attributes:
-        kind: in a word: "job", "environment", "bundle", "result", "store".
+        kind: in a word: "job", "environment", "bundle", "result", "transfer", "store".
         name: of a job its id.
         size: bytes that it took; 0 where nobody counted them.
     """
@@ -274,7 +274,8 @@ class Backend(Protocol):
     def clean(self, *, max_age: float, dry_run: bool = False) -> builtins.list[Removed]:
         """Keep what one's own jobs left here within an age in seconds and the retention's size; of live jobs nothing.
 
-        What all share and nobody uses, such as installed packages, goes by the same rule.
+        What all share and nobody uses, such as installed packages, goes by the same rule. What submits left that were
+        cut off goes as soon as that is sure.
 
         Returns:
             what was, or with `dry_run` would be, removed.

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kube_nb.backends.kubernetes import addons, ending, names
+from kube_nb.backends.kubernetes import cleaning as module
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
 from kube_nb.backends.kubernetes.cleaning import Cleaning
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
-from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
+from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, training_runtime
 from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.submit import create
@@ -192,3 +193,38 @@ def test_a_trainjob_that_ended_long_ago_goes(alone: Api, here: Place):
     assert id in {one.name for one in cleaning(here).clean(max_age=0)}
     assert alone.find(TRAIN_JOBS, id) is None
     ending.wait_until_gone(alone, RUNTIMES, id)  # Trainer has a finalizer on it
+
+
+def test_the_runtime_of_a_submit_that_was_killed_before_its_trainjob_goes(alone: Api, here: Place, monkeypatch):
+    if addons.kind(alone, "trainer.kubeflow.org", "trainjobs") is None:
+        pytest.skip("cluster: it has no Kubeflow Trainer")
+    killed, whole = new_job_id("t-killed"), new_job_id("t-whole")
+    sent = make_bundle(here.folder / whole, HOLDS, job=whole)
+    details = {"user": user_of(alone), "memory": 128 << 20, "placement": Placement(via="trainjob")}
+    create(alone, plan(alone, whole, digest=sent.digest, **details), sent)
+    alone.patch(RUNTIMES, whole, {"metadata": {"ownerReferences": None}})  # as if killed a moment later than the other
+    alone.create(RUNTIMES, training_runtime(plan(alone, killed, **details)))
+    assert cleaning(here).clean(max_age=0) == [], "its TrainJob may be yet to be made"
+    monkeypatch.setattr(module, "_FRESH", -60.0)
+    assert [one.name for one in cleaning(here).clean(max_age=0, dry_run=True)] == [killed]
+    assert alone.find(RUNTIMES, killed)
+    assert [one.name for one in cleaning(here).clean(max_age=0)] == [killed]
+    ending.wait_until_gone(alone, RUNTIMES, killed)
+    assert alone.find(RUNTIMES, whole)
+    alone.delete(TRAIN_JOBS, whole)
+    alone.delete(RUNTIMES, whole)
+
+
+def test_a_transfer_pod_that_nobody_waits_for_any_more_goes_and_one_that_runs_stays(
+    alone: Api, here: Place, monkeypatch
+):
+    job = lambda: indexed_job(plan(alone, new_job_id("t-clean"), user=user_of(alone)))  # noqa: E731
+    pods = here.stores.pods
+    stuck = pods.ensure("no-such-claim", job)["metadata"]["name"]
+    here.stores.choose(plan(alone, new_job_id("t-clean"), user=user_of(alone)))
+    runs = pods.open(names.STORE_CLAIM, job)
+    assert not [one for one in cleaning(here).clean(max_age=1e9) if one.kind == "transfer"]
+    monkeypatch.setattr(module, "_FRESH", -60.0)
+    assert [one.name for one in cleaning(here).clean(max_age=1e9) if one.kind == "transfer"] == [stuck]
+    ending.wait_until_gone(alone, JOBS, stuck)
+    assert pods.open(names.STORE_CLAIM, job) == runs

@@ -1,4 +1,5 @@
-"""What is left of a user's jobs goes in time: folders in the store, installed packages, TrainJobs, bundles kept here.
+"""What is left of a user's jobs goes in time: folders in the store, installed packages, TrainJobs, bundles kept here,
+and what a submit that was cut off left outside any Job.
 
 What a live job holds stays: its folder, and every environment that was used since the oldest live job was made. Folders
 of other users are theirs.
@@ -38,7 +39,7 @@ EVERY = 86400.0
 FULL = 0.8
 """Of a claim's size: what one user's jobs and the environments may take, where the retention allows more."""
 _FRESH = 3600.0
-"""Seconds in which a folder without a Job may be one whose Job is yet to be made."""
+"""Seconds in which what has no Job, or no pod, may be waiting for it: a submit may be under way."""
 _AT_ONCE = 50
 """Names that one command takes."""
 Usage = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -75,7 +76,7 @@ class Cleaning:
 
     def clean(self, *, max_age: float, dry_run: bool = False) -> list[Removed]:
         """As the protocol says; makes a pod that mounts the shared claim, where there is one."""
-        removed = self._train_jobs(max_age, dry_run) + self._bundles(max_age, dry_run)
+        removed = self._train_jobs(max_age, dry_run) + self._transfers(dry_run) + self._bundles(max_age, dry_run)
         claim = self._api.find(CLAIMS, self._stores.shared_name) if self._stores.shared_name else None
         if claim is not None and not claim["metadata"].get("deletionTimestamp"):
             removed += self._stores.pods.use(
@@ -105,6 +106,7 @@ class Cleaning:
                     return  # it was over before anybody could look: the next job is as good
                 self._sweep_claim(Container(self._api, pod["metadata"]["name"]), claim, self._age, dry_run=False)
             self._train_jobs(self._age, dry_run=False)
+            self._transfers(dry_run=False)
             self._bundles(self._age, dry_run=False)
             stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             stamp.touch(0o600)
@@ -173,15 +175,33 @@ class Cleaning:
             if not dry_run:
                 self._api.delete(TRAIN_JOBS, name, propagation="Background", uid=job["metadata"]["uid"])
                 self._api.delete(RUNTIMES, name)
-        return [Removed(kind="job", name=job["metadata"]["name"]) for job in gone]
+        return [Removed(kind="job", name=job["metadata"]["name"]) for job in [*gone, *self._runtimes(dry_run)]]
 
-    def _own_train_jobs(self) -> Sequence[Object]:
-        try:
-            return self._api.list(TRAIN_JOBS, labels=names.selector(owner=owner_of(self._user)))[0]
-        except ApiError as error:
-            if error.status in (403, 404):  # who may not, or where there is no Trainer, has none
-                return ()
-            raise
+    def _runtimes(self, dry_run: bool) -> list[Object]:
+        """Those whose TrainJob was never made, as the submit was cut off between the two: nothing owns them."""
+        limit = time.time() - _FRESH
+        old = [one for one in self._own_runtimes() if created(one) < limit and not _goes_by_itself(one)]
+        gone = [one for one in old if self._api.find(TRAIN_JOBS, one["metadata"]["name"]) is None]
+        if not dry_run:
+            for one in gone:
+                self._api.delete(RUNTIMES, one["metadata"]["name"], uid=one["metadata"]["uid"])
+        return gone
+
+    def _own_train_jobs(self) -> list[Object]:
+        return _listed(lambda: self._api.list(TRAIN_JOBS, labels=names.selector(owner=owner_of(self._user)))[0])
+
+    def _own_runtimes(self) -> list[Object]:
+        return _listed(lambda: self._api.list(RUNTIMES, labels=names.selector(owner=owner_of(self._user)))[0])
+
+    # Transfer pods ----------------------------------------------------------------------------------------------------
+
+    def _transfers(self, dry_run: bool) -> list[Removed]:
+        """Jobs whose pod nobody waits for any more: the cluster ends most of them by itself, but none in a queue."""
+        gone = self._stores.pods.unused(_FRESH)
+        if not dry_run:
+            for job in gone:
+                self._stores.pods.end(job)
+        return [Removed(kind="transfer", name=job["metadata"]["name"]) for job in gone]
 
     # Here -------------------------------------------------------------------------------------------------------------
 
@@ -263,6 +283,21 @@ def _tell(pod: Container, verb: str, words: Sequence[str]) -> set[str]:
         answer: dict[str, Any] = json.loads(pod.tool(verb, *words[at : at + _AT_ONCE]).output())
         busy.update(answer.get("busy") or ())
     return busy
+
+
+def _listed(ask: Callable[[], list[Object]]) -> list[Object]:
+    """Objects of an add-on's: who may not read them, or where there is no such add-on, has none."""
+    try:
+        return ask()
+    except ApiError as error:
+        if error.status in (403, 404):
+            return []
+        raise
+
+
+def _goes_by_itself(thing: Object) -> bool:
+    """It goes with its owner, or is going already."""
+    return bool(thing["metadata"].get("ownerReferences") or thing["metadata"].get("deletionTimestamp"))
 
 
 def _running(job: Snapshot | None) -> Object | None:

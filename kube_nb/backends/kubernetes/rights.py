@@ -117,8 +117,9 @@ OPTIONAL: Mapping[str, Sequence[Right]] = {
         Right(
             "trainer.kubeflow.org",
             "trainingruntimes",
-            ("create", "get", "watch", "patch", "delete"),
-            "--via trainjob: the pod template of one job; patch: its TrainJob becomes its owner",
+            ("create", "get", "list", "watch", "patch", "delete"),
+            "--via trainjob: the pod template of one job; patch: its TrainJob becomes its owner; "
+            "list: those of a submit that was cut off are cleaned away",
             needed=False,
         ),
     ),
