@@ -139,15 +139,17 @@ def test_what_is_no_quantity_is_no_number():
     assert math.isnan(number("lots"))
 
 
-def short(hard: dict[str, str], used: dict[str, str] | None = None, nodes: int = 1, **more: Any) -> list[str]:
-    """Level and code of what a quota says of a job of some nodes that each ask for 2 cores and 4 GiB."""
+def short(
+    hard: dict[str, str], used: dict[str, str] | None = None, nodes: int = 1, cpu: str = "2", **more: Any
+) -> list[str]:
+    """Level and code of what a quota says of a job of some nodes that each ask for so many cores and 4 GiB."""
     plan = JobPlan(
         spec=JobSpec(id=new_job_id("t"), name="t", resources=Resources.parse(nodes=nodes)),
         namespace="team-a",
         user="u",
         image="x",
     )
-    spec = pod(requests={"cpu": "2"}, limits={"memory": "4Gi"}, **more.pop("pod", {}))
+    spec = pod(requests={"cpu": cpu}, limits={"memory": "4Gi"}, **more.pop("pod", {}))
     known = {"metadata": {"name": "q"}, "spec": {"hard": hard, **more}, "status": {"hard": hard, "used": used or {}}}
 
     class Quotas:
@@ -177,6 +179,19 @@ def short(hard: dict[str, str], used: dict[str, str] | None = None, nodes: int =
 )
 def test_a_quota_that_can_never_do_is_an_error_and_one_that_is_used_up_a_warning(hard, used, nodes, expected):
     assert short(hard, used, nodes) == expected
+
+
+def test_cores_that_use_a_quota_up_to_the_last_thousandth_fit_in_it():
+    assert short({"requests.cpu": "300m"}, nodes=3, cpu="100m") == []
+    assert short({"requests.cpu": "300m"}, {"requests.cpu": "100m"}, nodes=2, cpu="100m") == []
+    assert short({"requests.cpu": "299m"}, nodes=3, cpu="100m") == ["error QuotaTooSmall"]
+    assert short({"requests.cpu": "301m"}, {"requests.cpu": "2m"}, nodes=3, cpu="100m") == ["warning QuotaExceeded"]
+
+
+def test_containers_that_fill_a_node_up_to_the_last_thousandth_fit_on_it():
+    three = {"containers": [{"name": f"c{one}", "resources": {"requests": {"cpu": "100m"}}} for one in range(3)]}
+    assert judged(Nodes(node(cpu="300m")), three) == []
+    assert judged(Nodes(node(cpu="299m")), three) == [("error", "TooLarge")]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from kube_nb.backends.base import Finding, Reason
 from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.capacity import Node, devices, nodes
 from kube_nb.backends.kubernetes.plan import JobPlan
-from kube_nb.backends.kubernetes.quantity import Amounts, asked_by, shown
+from kube_nb.backends.kubernetes.quantity import Amounts, asked_by, at_most, shown
 
 _MAY_CHANGE = frozenset({"Tainted", "NoNodes"})
 """Admission or a queue may add tolerations that no manifest of ours has, and nodes come back."""
@@ -63,7 +63,7 @@ def _against(known: Sequence[Node], pod: Object, asked: Amounts) -> tuple[str, s
             f"their taints: {', '.join(taints)}",
             "ask whoever runs the cluster which toleration is yours, and set `tolerations`",
         )
-    if any(all(node.offers.get(name, 0) >= amount for name, amount in asked.items()) for node in free):
+    if any(all(at_most(amount, node.offers.get(name, 0)) for name, amount in asked.items()) for node in free):
         return None
     return _too_large(free, asked)
 
@@ -71,7 +71,7 @@ def _against(known: Sequence[Node], pod: Object, asked: Amounts) -> tuple[str, s
 def _too_large(free: Sequence[Node], asked: Amounts) -> tuple[str, str, str, str]:
     for name in sorted(asked):
         most = max(node.offers.get(name, 0) for node in free)
-        if most < asked[name]:
+        if not at_most(asked[name], most):
             what = f"no node can ever give {shown(name, asked[name])} of {name}"
             return "TooLarge", what, f"the largest has {shown(name, most)}", _FEWER.get(name, "ask for less")
     all_of_it = ", ".join(f"{shown(name, amount)} of {name}" for name, amount in sorted(asked.items()))

@@ -9,6 +9,7 @@ from typing import Any
 
 _UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", start=1)}
+_BILLIONTHS = 10**9
 _QUANTITY = re.compile(r"([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)([a-zA-Z]*)")
 
 Amounts = dict[str, float]
@@ -56,6 +57,20 @@ def limits_of(pod: Mapping[str, Any]) -> Amounts:
     for container in pod.get("containers") or ():
         total = plus(total, amounts((container.get("resources") or {}).get("limits")))
     return total
+
+
+def at_most(amount: float, limit: float) -> bool:
+    """Whether an amount stays within a limit; nothing is known to exceed what is no number.
+
+    Counted in billionths, the smallest unit of Kubernetes: three times a tenth is more than three tenths for a float.
+
+    Example:
+        >>> at_most(3 * 0.1, 0.3), at_most(0.301, 0.3)
+        (True, False)
+    """
+    if not (math.isfinite(amount) and math.isfinite(limit)):
+        return not amount > limit
+    return round(amount * _BILLIONTHS) <= round(limit * _BILLIONTHS)
 
 
 def plus(*parts: Mapping[str, float]) -> Amounts:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from kube_nb.backends.base import Finding, Reason
 from kube_nb.backends.kubernetes.api import QUOTAS, Api, ApiError, Object
 from kube_nb.backends.kubernetes.plan import JobPlan
-from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, limits_of, shown
+from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, at_most, limits_of, shown
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 
@@ -84,12 +84,12 @@ def _short(quota: Object, taken: Amounts, nodes: int) -> Iterator[Finding]:
     used = amounts((quota.get("status") or {}).get("used"))
     for resource in sorted(set(hard) & set(taken)):
         has, wants, limit = used.get(resource, 0), taken[resource], hard[resource]
-        if has + wants <= limit:
+        if at_most(has + wants, limit):
             continue
         each = f" (on {nodes} nodes)" if nodes > 1 and resource not in ("secrets", "count/jobs.batch") else ""
         what = f"the job asks for {shown(resource, wants)} of {resource}{each}"
         why = f"the quota `{name}` allows {shown(resource, limit)} in all, {shown(resource, has)} are in use"
-        if wants > limit:
+        if not at_most(wants, limit):
             reason = Reason(code="QuotaTooSmall", what=what, why=why, next="ask for less, or for a larger quota")
             yield Finding(level="error", reason=reason)
         else:
