@@ -13,9 +13,13 @@ from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICE
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.snapshot import Snapshot, condition, node_of, state
 from kube_nb.backends.kubernetes.watch import Watch, read
-from kube_nb.errors import Refused, Unreachable
-from kube_nb.spec import Placement, Policy, SecretUse
+from kube_nb.client import Client
+from kube_nb.config import Settings
+from kube_nb.errors import NotFound, Refused, Unreachable
+from kube_nb.jobs.settle import complete
+from kube_nb.spec import Phase, Placement, Policy, SecretUse
 from tests.cluster.small_jobs import bundle, ended, fitting, logs, plan, pod_when, pods
+from tests.conformance.backends import CLUSTER
 
 KINDS = (JOBS, PODS, SECRETS, SERVICES, CLAIMS)
 NOWHERE = Placement(node_selector={"example.org/no-such-node": "true"})
@@ -31,7 +35,8 @@ def left(api: Api, id: str) -> list[str]:
 
 
 class Losing(Api):
-    """An API whose answers to some requests are lost, before or after the server did what was asked."""
+    """An API whose answers to some requests are lost, before or after the server did what was asked; `failed before` and
+    `failed after`: a gateway, or the server, answers in the place of it that it has failed."""
 
     def __init__(self, api: Api, lost: dict[str, list[str]]) -> None:
         super().__init__(api.client, api.namespace, api.server)
@@ -44,9 +49,14 @@ class Losing(Api):
         what = when.pop(0) if when else ""
         if what == "before":
             raise Unreachable(what="it was never sent")
+        if what == "failed before":
+            raise ApiError(status=503, cause="", message="upstream connect error", verb="create", resource=kind.plural)
         made = super().create(kind, body, dry_run=dry_run)
         if what == "after":
             raise Unreachable(what="the answer was lost")
+        if what == "failed after":
+            message = "Timeout: request did not complete within the allotted timeout"
+            raise ApiError(status=504, cause="Timeout", message=message, verb="create", resource=kind.plural)
         return made
 
 
@@ -111,7 +121,7 @@ def test_the_id_of_another_job_is_refused(cluster, unique, tmp_path):
     assert cluster.find(SECRETS, id) is not None
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", "after", "failed before", "failed after"])
 @pytest.mark.parametrize("what", ["jobs", "services", "secrets"])
 def test_a_lost_answer_makes_one_job_all_the_same(cluster, unique, tmp_path, what, when):
     id = unique()
@@ -138,6 +148,114 @@ def test_after_a_lost_connection_the_next_submit_completes_the_job(cluster, uniq
         f"secrets/{id}",
         f"services/{id}",
     }
+
+
+@pytest.mark.parametrize("lost", ["after", "failed after"])
+@pytest.mark.parametrize("what", ["jobs", "secrets"])
+def test_who_does_not_know_whether_a_job_was_made_is_told_its_id_and_not_to_send_it_twice(
+    cluster, unique, tmp_path, what, lost
+):
+    id = unique()
+    sent = bundle(tmp_path)
+    given = fitting(plan(cluster, id, placement=NOWHERE), sent)
+    with pytest.raises(Unreachable) as told:
+        submit.create(Losing(cluster, {what: [lost, "failed before"]}), given, sent)
+    assert id in told.value.what
+    assert "do not send it again" in told.value.next
+    assert f"%kube_attach {id}" in told.value.next
+    assert cluster.find(JOBS, id) is not None
+
+
+@pytest.mark.slow
+def test_a_job_whose_submit_ended_with_a_failure_of_the_server_is_completed_later(
+    cluster, unique, state_dir, monkeypatch
+):
+    settings = Settings.load(environ={"KUBE_NB_STATE_DIR": str(state_dir), "KUBE_NB_STORE": "none"})
+    client = Client(CLUSTER.on, settings=settings, image="lab/python:3.11", cpu="0.05", memory="128Mi")
+    create = Api.create
+
+    def failing(self, kind, body, *, dry_run=False):
+        if kind is SECRETS:
+            raise ApiError(status=500, cause="InternalError", message="etcdserver: request timed out")
+        return create(self, kind, body, dry_run=dry_run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Api, "create", failing)
+        with pytest.raises(Unreachable, match="whether job"):
+            client.cell("print('whole')", {"__name__": "__main__"})
+    (id,) = client.journal.ids()
+    try:
+        assert cluster.find(JOBS, id) is not None
+        assert complete(id, client.backend, client.journal, state_dir)
+        job = client.job(id)
+        assert job.wait(90).phase is Phase.SUCCEEDED, job.reason
+        assert "whole" in "".join(job.logs())
+    finally:
+        client.delete(client.job(id))
+
+
+def test_what_the_server_refuses_while_it_fails_for_others_is_a_refusal(cluster, unique, tmp_path):
+    """A webhook that does not answer: the API server fails, and has made nothing."""
+    id = unique()
+    sent = bundle(tmp_path)
+    message = 'Internal error occurred: failed calling webhook "w": EOF'
+
+    class Webhook(Api):
+        def create(self, kind, body, *, dry_run=False):
+            raise ApiError(status=500, cause="InternalError", message=message, verb="create", resource=kind.plural)
+
+    with pytest.raises(ApiError):
+        submit.create(Webhook(cluster.client, cluster.namespace), fitting(plan(cluster, id), sent), sent)
+
+
+def test_a_job_that_somebody_else_deletes_meanwhile_is_not_found(cluster, unique, tmp_path, monkeypatch):
+    id = unique()
+    sent = bundle(tmp_path)
+    submit.create(cluster, fitting(plan(cluster, id, placement=NOWHERE), sent), sent)
+    (seen,) = read(cluster, ids=[id])
+    cluster.delete(JOBS, id)
+    wait_until_nothing_is_left(cluster, id)
+    backend = Client(CLUSTER.on).backend
+    monkeypatch.setattr(type(backend), "_snapshot", lambda self, id: seen)
+    with pytest.raises(NotFound, match=id):
+        backend.delete(id)
+
+
+SHARED = Store(kind="shared", claim=names.STORE_CLAIM)
+
+
+@pytest.mark.parametrize(
+    ("first", "now"),
+    [
+        ((Store(), "upload"), (SHARED, "store")),
+        ((SHARED, "store"), (Store(), "upload")),
+        ((Store(), "secret"), (SHARED, "secret")),
+        ((Store(kind="url", url="s3://bucket/dir"), "secret"), (Store(), "secret")),
+    ],
+    ids=["upload to store", "store to upload", "none to shared", "url to none"],
+)
+def test_a_submit_that_was_cut_off_is_completed_with_the_store_that_its_pods_mount(
+    cluster, unique, tmp_path, first, now
+):
+    id = unique()
+    sent = bundle(tmp_path)
+    begun, later = (
+        fitting(plan(cluster, id, placement=NOWHERE, store=store, transport=transport), sent)
+        for store, transport in (first, now)
+    )
+    with pytest.raises(Unreachable):
+        submit.create(Losing(cluster, {"secrets": ["before", "before"]}), begun, sent)
+    found = submit.begun(cluster, later)
+    assert found is not None
+    assert (found.store.mark, found.transport) == (begun.store.mark, begun.transport)
+    submit.create(cluster, later, sent)
+    told = json.loads(base64.b64decode(cluster.get(SECRETS, id)["data"]["pod.json"]))
+    mounts = [
+        volume for volume in cluster.get(JOBS, id)["spec"]["template"]["spec"]["volumes"] if volume["name"] == "store"
+    ]
+    assert told["transport"] == begun.transport
+    assert told["store"] == bool(mounts) == bool(begun.store.claim)
+    assert bool(told["url"]) == bool(begun.store.url)
 
 
 def test_nothing_is_left_where_the_secret_is_refused(cluster, unique, tmp_path):

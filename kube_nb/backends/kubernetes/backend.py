@@ -44,7 +44,7 @@ from kube_nb.backends.kubernetes.tidying import Tidying
 from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
 from kube_nb.config import Settings
-from kube_nb.errors import NotFound
+from kube_nb.errors import NotFound, Refused
 from kube_nb.spec import Digest, JobId, JobSpec, Platform, new_job_id
 from kube_nb.store.url import is_url, needs_of
 
@@ -106,6 +106,7 @@ class KubernetesBackend:
         self._cleaning.after(spec.id, plan.store)
         if plan.transport == "upload":
             self._uploads.start(plan, bundle)
+            plan = submit.as_begun(plan, job)
         if plan.store.kind == "none":
             nodes = range(spec.resources.nodes)
             along = (partial(self._stream, spec.id, node, Cursor(), True, self._keeping.bring) for node in nodes)
@@ -171,7 +172,9 @@ class KubernetesBackend:
         """As the protocol says."""
         with refused(self._api.namespace):
             snapshot = self._snapshot(id)
-            job = self._api.get(JOBS, snapshot.job["metadata"]["name"])
+            job = self._api.find(JOBS, snapshot.job["metadata"]["name"])
+            if job is None:  # somebody else was quicker
+                raise self._no_job(id)
             self._stores.let_go(job)
             ending.delete(self._api, self._watch, snapshot)
             if self._stores.holds(snapshot):
@@ -264,18 +267,45 @@ class KubernetesBackend:
     def _snapshot(self, id: str) -> Snapshot:
         for snapshot in read(self._api, [id]):
             return snapshot
-        raise NotFound(what=f"there is no job {id} on {self.name}", next="list your jobs with %kube_jobs")
+        raise self._no_job(id)
+
+    def _no_job(self, id: str) -> NotFound:
+        return NotFound(what=f"there is no job {id} on {self.name}", next="list your jobs with %kube_jobs")
 
     def _plan(self, spec: JobSpec, bundle: Bundle | None = None) -> JobPlan:
         """What a submit would do; a store is not chosen yet."""
         return plan_of(spec, self._settings, namespace=self._api.namespace, user=self._user, bundle=bundle)
 
-    def _stored(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> JobPlan:
-        """The plan with its store, which holds what is too large for the Secret."""
+    def _foreseen(self, plan: JobPlan) -> JobPlan:
+        """The plan with the store that it would have."""
         large = plan.transport != "secret"
-        plan = replace(plan, store=self._stores.choose(plan, needed=large))
-        if not large:
-            return plan
+        plan = replace(plan, store=self._stores.foresee(plan, needed=large))
+        return replace(plan, transport="store") if large and plan.store.outside else plan
+
+    def _findings(self, plan: JobPlan) -> builtins.list[Finding]:
+        findings = preflight.check(self._api, plan)
+        if any(finding.level == "error" for finding in findings):
+            return findings
+        return [*findings, *submit.dry_run(self._api, plan)]
+
+    def _stored(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> JobPlan:
+        """The plan with its store, which holds what is too large for the Secret.
+
+        Raises:
+            Refused: it was begun before, and what it needs was lost since.
+        """
+        if plan.transport == "secret":
+            return replace(plan, store=self._stores.choose(plan))
+        begun = submit.begun(self._api, plan)
+        if begun is not None:
+            if self._stores.lost(begun) and not self._stores.put_bundle(begun, bundle, progress):
+                raise Refused(
+                    what=f"job {plan.spec.id} cannot be completed",
+                    why="its claim is gone with what it needs, and there is no place to fill another one",
+                    next=f"remove it with %kube_delete {plan.spec.id}, and send it again",
+                )
+            return begun
+        plan = replace(plan, store=self._stores.choose(plan, needed=True))
         if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle, progress):
             return replace(plan, transport="store")
         return plan

@@ -330,6 +330,11 @@ class Stores:
         if store.url:
             UrlStore(store.url).remove(store.path)
         elif store.outlives:
+    def lost(self, plan: JobPlan) -> bool:
+        """Whether the claim of a job's own that was filled for it is gone before the job was made its owner."""
+        own = plan.transport == "store" and plan.store.kind == "own"
+        return own and self._api.find(CLAIMS, plan.store.claim) is None
+
             with suppress(NotFound):
                 self.use(job, lambda container: container.tool("remove", store.place).output())
 

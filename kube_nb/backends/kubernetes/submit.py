@@ -2,16 +2,19 @@
 
 The Job comes first and owns all others, so nothing is left when it goes. The Secret comes last: the kubelet waits for
 it, so no pod starts before all it needs is there. A submit that was cut off between the two leaves a Job that waits,
-which the same call completes and `clean` removes.
+which the same call completes, with the store that the Job names, and `clean` removes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal, cast
 
 from kube_nb.backends.base import Bundle, Finding
 from kube_nb.backends.kubernetes import names, trainjob
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.kept import kept
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.claim import own_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
@@ -20,13 +23,14 @@ from kube_nb.backends.kubernetes.manifests.service import headless_service
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, train_job, training_runtime
 from kube_nb.backends.kubernetes.payload import secret_data
 from kube_nb.backends.kubernetes.plan import JobPlan
-from kube_nb.backends.kubernetes.reasons.refusals import reason_of_refusal
+from kube_nb.backends.kubernetes.reasons.refusals import in_doubt, reason_of_refusal, unanswered
 from kube_nb.backends.kubernetes.snapshot import annotation, condition
-from kube_nb.errors import Refused, Unreachable
+from kube_nb.errors import KubeNbError, Refused, Unreachable
 
 
 def create(api: Api, plan: JobPlan, bundle: Bundle, *, fill: Callable[[Object], None] | None = None) -> Object:
-    """Make the Job, then what it owns. Calling again with the same plan finds the same Job and completes it.
+    """Make the Job, then what it owns. Calling again with the same bundle finds the same Job and completes it as it was
+    begun, whatever store a plan of now would have.
 
     Args:
         fill: called with the Job before its pods can start, e.g. to put the bundle into a claim that is made with it.
@@ -40,9 +44,45 @@ def create(api: Api, plan: JobPlan, bundle: Bundle, *, fill: Callable[[Object], 
         Unreachable: nobody answered; nothing was made, or the next call finds and completes it.
     """
     data = secret_data(bundle, plan)
+    try:
+        return _create(api, plan, bundle, data, fill)
+    except Unreachable as error:
+        raise _unsure(plan, error) from error
+    except ApiError as error:
+        if not in_doubt(error):
+            raise
+        raise _unsure(plan, error) from error
+
+
+def begun(api: Api, plan: JobPlan) -> JobPlan | None:
+    """The plan as an earlier call with the same id has begun it; None: there was none.
+
+    Raises:
+        Refused: another job has this id.
+        ApiError, Unreachable.
+    """
+    job = api.find(_kind(plan), plan.spec.id)
+    return None if job is None else as_begun(plan, _same(job, plan))
+
+
+def as_begun(plan: JobPlan, job: Object) -> JobPlan:
+    """The plan with what its Job says of the store and of the way there: the pods have been made for these."""
+    where = kept(job)
+    kind = "own" if where.own else "shared" if where.claim else "url" if where.url else "none"
+    transport = cast("Literal['secret', 'store', 'upload']", annotation(job, names.TRANSPORT, plan.transport))
+    return replace(plan, store=replace(plan.store, kind=kind, claim=where.claim, url=where.url), transport=transport)
+
+
+def _create(
+    api: Api, plan: JobPlan, bundle: Bundle, data: Mapping[str, bytes], fill: Callable[[Object], None] | None
+) -> Object:
     via = plan.spec.placement.via == trainjob.KIND
-    kind = TRAIN_JOBS if via else JOBS
-    job = (trainjob.make(api, plan) if via else _make(api, JOBS, indexed_job(plan))) or _found(api, kind, plan)
+    kind = _kind(plan)
+    job = trainjob.make(api, plan) if via else _make(api, JOBS, indexed_job(plan))
+    if job is None:
+        job = _same(api.get(kind, plan.spec.id), plan)
+        plan = as_begun(plan, job)
+        data = secret_data(bundle, plan)
     if _over(job):
         return trainjob.job_of(api, plan, job) if via else job
     try:
@@ -100,14 +140,24 @@ def dry_run(api: Api, plan: JobPlan) -> list[Finding]:
         try:
             api.create(kind, body, dry_run=True)
         except ApiError as error:
-            if error.status == 401:
+            if error.status == 401 or in_doubt(error):
                 raise
             return [_finding(error, api.namespace)]
     return []
 
 
+def _kind(plan: JobPlan) -> Kind:
+    """Of the object that has the job's id and owns all others."""
+    return TRAIN_JOBS if plan.spec.placement.via == trainjob.KIND else JOBS
+
+
 def _make(api: Api, kind: Kind, body: Object) -> Object | None:
-    """Make it; None: it was made already. Where the answer is lost, whether it was is asked by making it again."""
+    """Make it; None: it was made already. Where the answer is lost, whether it was is asked by making it again.
+
+    Raises:
+        ApiError: the cluster said no.
+        Unreachable: whether it was made is not known.
+    """
     for last in (False, True):
         try:
             return api.create(kind, body)
@@ -115,14 +165,27 @@ def _make(api: Api, kind: Kind, body: Object) -> Object | None:
             if last:
                 raise
         except ApiError as error:
-            if error.cause != "AlreadyExists":
+            if error.cause == "AlreadyExists":
+                return None
+            if not in_doubt(error):
                 raise
-            return None
+            if last:
+                raise unanswered(error) from error
 
 
-def _found(api: Api, kind: Kind, plan: JobPlan) -> Object:
-    """The Job, or TrainJob, of an earlier call."""
-    job = api.get(kind, plan.spec.id)
+def _unsure(plan: JobPlan, error: KubeNbError) -> Unreachable:
+    """For a person who would else send it a second time."""
+    id = plan.spec.id
+    return Unreachable(
+        what=f"whether job {id} was made is not known",
+        why=": ".join(part for part in (error.what, error.why) if part),
+        next=f"do not send it again before you have looked, as it may run: once the cluster answers, %kube_jobs shows "
+        f"{id} if it was made and completes it where something is missing; %kube_attach {id} brings its results",
+    )
+
+
+def _same(job: Object, plan: JobPlan) -> Object:
+    """The Job, or TrainJob, of an earlier call with the same bundle."""
     if annotation(job, names.DIGEST) != plan.digest or job["metadata"].get("deletionTimestamp"):
         raise Refused(
             what=f"there is another job `{plan.spec.id}` on the cluster",

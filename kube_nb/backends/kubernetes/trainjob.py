@@ -10,6 +10,7 @@ from kube_nb.backends.kubernetes.manifests.marks import owned_by
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, train_job, training_runtime
 from kube_nb.backends.kubernetes.names import selector
 from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.kubernetes.reasons.refusals import in_doubt
 
 KIND = "trainjob"
 """The value of `--via`."""
@@ -29,8 +30,8 @@ def make(api: Api, plan: JobPlan) -> Object | None:
     runtime = _create(api, RUNTIMES, body)
     try:
         owner = _create_train_job(api, plan)
-    except ApiError:
-        if runtime is not None:
+    except ApiError as error:
+        if runtime is not None and not in_doubt(error):
             api.delete(RUNTIMES, plan.spec.id)
         raise
     adopt(api, owner or api.get(TRAIN_JOBS, plan.spec.id))

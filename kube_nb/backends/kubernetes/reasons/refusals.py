@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from kube_nb.backends.base import Finding, Reason
 from kube_nb.backends.kubernetes.api import ApiError
 from kube_nb.backends.kubernetes.reasons.creation import reason_of_denial
-from kube_nb.errors import Refused
+from kube_nb.errors import Refused, Unreachable
 
 _FORBIDDEN = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]*)"')
 _IN_GROUP = re.compile(r'in API group "([^"]*)"')
@@ -26,10 +26,13 @@ def refused(namespace: str) -> Iterator[None]:
 
     Raises:
         Refused: with the one finding that tells why.
+        Unreachable: it failed, which is no answer.
     """
     try:
         yield
     except ApiError as error:
+        if in_doubt(error):
+            raise unanswered(error) from error
         raise refusal(error, namespace) from error
 
 
@@ -37,6 +40,24 @@ def refusal(error: ApiError, namespace: str) -> Refused:
     """What the API server refused, as the error that a person reads."""
     reason = reason_of_refusal(error, namespace)
     return Refused(reason.what, reason.why, reason.next, findings=(Finding(level="error", reason=reason),))
+
+
+def in_doubt(error: ApiError) -> bool:
+    """Whether the API server, or what stands before it, failed at a request, which may have been done all the same.
+
+    What admission has to say also comes as such a failure, but before anything is done; so does what is too large.
+    """
+    known = too_large(error) or reason_of_denial(error.message, what="") is not None
+    return error.status >= 500 and not known
+
+
+def unanswered(error: ApiError) -> Unreachable:
+    """The same as the error that a person reads."""
+    return Unreachable(
+        what=f"the cluster failed when it was asked to {_act(error)}",
+        why=error.message or f"it answered with HTTP status {error.status} and no word",
+        next=_TELL,
+    )
 
 
 def reason_of_refusal(error: ApiError, namespace: str) -> Reason:
