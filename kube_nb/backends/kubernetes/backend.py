@@ -38,7 +38,7 @@ from kube_nb.backends.kubernetes.planning import image_of, plan_of
 from kube_nb.backends.kubernetes.reasons.refusals import refused
 from kube_nb.backends.kubernetes.snapshot import age_order
 from kube_nb.backends.kubernetes.status import status_of
-from kube_nb.backends.kubernetes.store import Stores
+from kube_nb.backends.kubernetes.store import Stores, memory_of
 from kube_nb.backends.kubernetes.stream import Ended
 from kube_nb.backends.kubernetes.tidying import Tidying
 from kube_nb.backends.kubernetes.upload import Uploads
@@ -127,6 +127,8 @@ class KubernetesBackend:
         return [status for status in statuses if not mine or status.owner == self._user]
 
     def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
+        if ids is None:
+            self._tidying.look(found)
         """As the protocol says."""
         told: dict[str, JobStatus] = {}
 
@@ -232,7 +234,8 @@ class KubernetesBackend:
 
     @cached_property
     def _tidying(self) -> Tidying:
-        return Tidying(self._api, self._watch)
+        memory = memory_of(self._api, self._bundles.parent).with_suffix(".tidied")
+        return Tidying(self._api, self._watch, owner_of(self._user), memory)
 
     @cached_property
     def _cleaning(self) -> Cleaning:

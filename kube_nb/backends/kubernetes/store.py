@@ -60,6 +60,19 @@ class _Verdict:
     why: str
 
 
+_UNTRIED = _Verdict(
+    "untried",
+    "the submit makes it where it is missing and tries first whether pods of several nodes can mount it; where they "
+    "cannot, the job has a claim of its own, or none",
+)
+
+
+def memory_of(api: Api, state: Path) -> Path:
+    """Where a state directory keeps what was found out about a namespace."""
+    host = f"{api.client.configuration.host}\0{api.namespace}"
+    return state / "clusters" / f"{hashlib.sha256(host.encode()).hexdigest()[:16]}.json"
+
+
 class Stores:
     """The stores of one user in one namespace. Any thread may use it.
 
@@ -238,8 +251,7 @@ class Stores:
     @property
     def memory(self) -> Path:
         """The file in which it is kept what was found out about the namespace."""
-        host = f"{self._api.client.configuration.host}\0{self._api.namespace}"
-        return self._state / "clusters" / f"{hashlib.sha256(host.encode()).hexdigest()[:16]}.json"
+        return memory_of(self._api, self._state)
 
     def _memory(self) -> dict[str, Any]:
         try:
