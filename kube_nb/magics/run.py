@@ -33,8 +33,15 @@ _LONG = 2.0
 def send(shell: InteractiveShell, client: Client, work: Work, *, detached: bool) -> tuple[Job, Board]:
     """Submit, with a card that tells how far packing and sending are where that takes long."""
     board = Board(shell, secrets.token_hex(4))
-    progress = _late(board, lambda: Card(job="…", label=work.task.label, where=client.backend.where, phase="Sending"))
-    job = client.plan(work, progress=progress).submit(detached=detached)
+    made: list[Job] = []
+
+    def card() -> Card:
+        if made:  # what is uploaded goes to the pod after the submit
+            return snapshot(made[0])
+        return Card(job="…", label=work.task.label, where=client.backend.where, phase="Sending")
+
+    job = client.plan(work, progress=_late(board, card)).submit(detached=detached)
+    made.append(job)
     board.draw(snapshot(job))
     return job, board
 

@@ -56,7 +56,10 @@ def wait_for_upload(pod: Place, stream: Stream, hall: Hall) -> None:
     """
     with open(os.path.join(pod.bundle, "manifest.json"), encoding="utf-8") as file:
         sizes: dict[str, int] = json.load(file)["sizes"]
-    stream.state("Starting", "upload", f"waiting for {size_text(sum(sizes.values()))} from the kernel")
+    size = size_text(sum(sizes.values()))
+    stream.state(
+        "Pending", "upload", f"uploading: {size} come from the kernel that sent the job, which must live till then"
+    )
     heard = time.monotonic()
     while missing := [name for name, size in sizes.items() if not _arrived(pod, name, size)]:
         left = heard + pod.patience - time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -9,15 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api import JOBS, Api
+from kube_nb.backends.kubernetes.names import UPLOADED
+from kube_nb.backends.kubernetes.snapshot import state
+from kube_nb.capture.work import Work
 from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound
-from kube_nb.spec import Phase
+from kube_nb.jobs.card import snapshot
+from kube_nb.jobs.listing import rows
+from kube_nb.spec import Phase, Task
+from tests.cluster.small_jobs import pod_when
 from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
-from tests.conformance.sending import running
+from tests.conformance.sending import running, until
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +70,66 @@ def test_a_container_does_not_stay_once_all_was_brought(client: Client):
     assert job.wait(200).phase is Phase.SUCCEEDED, job.reason
     assert time.monotonic() - began < 45
     assert len(job.outputs["back"]) == SIZE
+
+
+SENDS_LARGE = """
+import os, sys
+from pathlib import Path
+from tests.cluster.test_without_store import SIZE, client_of
+names = {"data": os.urandom(SIZE), "__name__": "__main__"}
+print(client_of(Path(sys.argv[1]), outputs=[]).cell("print(len(data))", names).id, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_job_that_waits_for_what_its_kernel_sends_is_pending_and_says_why(client: Client, state_dir: Path):
+    words = [sys.executable, "-c", SENDS_LARGE, str(state_dir)]
+    id = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    pod = pod_when(client.backend._api, id, lambda pod: state(pod, "running"))  # and nobody lives who would send it
+    job = client.job(id)
+    assert job.phase is Phase.PENDING
+    reason = job.reason
+    assert reason is not None
+    assert reason.code == "Uploading"
+    assert reason.what.startswith("uploading")
+    assert "as soon as" not in reason.what
+    assert "the setting `store` is `none`" in reason.why
+    assert "keep the kernel that sent it alive until the job has started" in reason.next
+    assert f"{reason.what} [Uploading]" in snapshot(job).text()
+    assert any(row[0] == id and reason.what in row and "Pending" in row for row in rows(client.statuses()))
+    assert pod["metadata"]["name"] not in client.backend._api.get(JOBS, id)["metadata"]["annotations"].get(UPLOADED, "")
+
+
+def test_what_keeps_a_large_job_from_its_place_says_that_its_kernel_must_live_too(client: Client):
+    nowhere = client.options(node_selector={"example.org/no-such-node": "true"}, outputs=[])
+    job = nowhere.cell("print(len(data))", {"data": os.urandom(SIZE), "__name__": "__main__"})
+    until(lambda: job.reason is not None and job.reason.code != "Uploading", 60)
+    assert job.phase is Phase.PENDING
+    assert job.reason is not None
+    assert "keep the kernel that sent it alive" in job.reason.next
+
+
+@pytest.mark.parametrize("size", [10, SIZE], ids=["small", "large"])
+def test_a_job_that_has_all_it_needs_is_running_and_has_no_reason(client: Client, size: int):
+    told: list[tuple[float, float | None, str]] = []
+    gate = Gate(CLUSTER.address)
+    work = Work(
+        source=f"print('ready', flush=True)\n{gate.wait}\nprint(len(data))",
+        namespace={"data": os.urandom(size), "__name__": "__main__"},
+        task=Task(label="Cell In[1]"),
+    )
+    job = client.options(outputs=[]).plan(work, progress=lambda *one: told.append(one)).submit()
+    if size == SIZE:
+        assert "reason    uploading" in snapshot(job).text()
+    running(job)
+    until(lambda: job.phase is Phase.RUNNING, 60)
+    assert job.reason is None
+    gate.open()
+    assert job.wait(100).phase is Phase.SUCCEEDED, job.reason
+    gate.close()
+    sent = [one for one in told if one[2].endswith("sent")]
+    assert bool(sent) == (size == SIZE), "what goes to the pod tells how far it is"
+    assert all(one[0] == one[1] for one in sent[-1:])
 
 
 def test_every_node_of_a_job_is_heard(client: Client):

@@ -105,8 +105,7 @@ class KubernetesBackend:
         self._tidying.add(spec.id)
         self._cleaning.after(spec.id, plan.store)
         if plan.transport == "upload":
-            self._uploads.start(plan, bundle)
-            plan = submit.as_begun(plan, job)
+            self._uploads.start(plan, bundle, progress)
         if plan.store.kind == "none":
             nodes = range(spec.resources.nodes)
             along = (partial(self._stream, spec.id, node, Cursor(), True, self._keeping.bring) for node in nodes)
@@ -318,6 +317,9 @@ def _once_for_all(find: Callable[[Snapshot], JobStatus]) -> Callable[[Snapshot],
     """What `find` says of a snapshot, worked out once for all who are told of it one after the other."""
     last: tuple[Snapshot, JobStatus] | None = None
 
+        if plan.store.outside:
+            no_place = "no node has a place for the job just now, and until it has one its own claim cannot be filled"
+            return replace(plan, store=replace(plan.store, why=no_place))
     def found(snapshot: Snapshot) -> JobStatus:
         nonlocal last
         known = last

@@ -11,7 +11,8 @@ from typing import Any
 from kube_nb.backends.base import JobStatus, Reason
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Object
-from kube_nb.backends.kubernetes.reasons import creation, ends, images, kueue, mounts, scheduling
+from kube_nb.backends.kubernetes.quantity import amounts
+from kube_nb.backends.kubernetes.reasons import creation, ends, images, kueue, mounts, scheduling, uploads
 from kube_nb.backends.kubernetes.snapshot import (
     Snapshot,
     annotation,
@@ -114,14 +115,19 @@ def _alive(snapshot: Snapshot, now: float) -> tuple[Phase, Reason | None]:
     if snapshot.job["spec"].get("suspend"):
         if snapshot.given_up:
             return Phase.CANCELLED, reason_of({"code": "Cancelled"})
-        return Phase.PENDING, kueue.why_suspended(snapshot)
-    return _phase(snapshot), _what_keeps_it(snapshot, now)
+        return Phase.PENDING, _with_upload(snapshot, kueue.why_suspended(snapshot))
+    return _phase(snapshot), _with_upload(snapshot, _what_keeps_it(snapshot, now))
+
+
+def _with_upload(snapshot: Snapshot, reason: Reason | None) -> Reason | None:
+    return uploads.why_uploading(snapshot, reason) if uploads.awaited(snapshot) else reason
 
 
 def _phase(snapshot: Snapshot) -> Phase:
     """By the node that is farthest behind."""
     pods = snapshot.latest
-    if len(pods) < snapshot.nodes or not all(condition(pod, "PodScheduled") for pod in pods):
+    waits = uploads.awaited(snapshot) or not all(condition(pod, "PodScheduled") for pod in pods)
+    if len(pods) < snapshot.nodes or waits:
         # Between two attempts it starts again; it does not go back in a queue.
         return Phase.STARTING if any(attempt_of(pod) or over(pod) for pod in pods) else Phase.PENDING
     if all(state(pod, "running") or (state(pod, "terminated") and not over(pod)) for pod in pods):

@@ -1,6 +1,7 @@
 """A bundle that fits neither a Secret nor a store goes straight to the pods that wait for it, from this process.
 
-So the process must live until the pods have it; a pod that is started again later needs it again.
+So the process must live until the pods have it; a pod that is started again later needs it again. Which pods have it is
+written on the Job, for whoever looks at it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from kube_nb.backends.base import Bundle, Carried
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import JOBS, Api, ApiError, Object
 from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.kubernetes.reasons.refusals import in_doubt
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
 from kube_nb.backends.kubernetes.transfer import Container, put_objects
 from kube_nb.backends.kubernetes.watch import Watch
@@ -40,7 +42,7 @@ class Uploads:
             if id in self._running:
                 return
             sent = self._running[id] = threading.Event()
-        upload = _Upload(self._api, self._watch, id, plan.spec.resources.nodes, bundle.directory, progress, sent)
+        upload = _Upload(self._api, self._watch, plan, bundle.directory, progress, sent)
         threading.Thread(target=self._run, args=(upload,), name=f"kube-nb-upload-{id}", daemon=True).start()
 
     def wait(self, id: str, timeout: float | None = None) -> bool:
@@ -66,16 +68,16 @@ class _Upload:
         self,
         api: Api,
         watch: Watch,
-        id: str,
-        nodes: int,
+        plan: JobPlan,
         bundle: Path,
         progress: Carried | None,
         sent: threading.Event,
     ) -> None:
         self._api = api
         self._watch = watch
-        self.id = id
-        self._nodes = nodes
+        self.id = plan.spec.id
+        self._job = plan.job_name
+        self._nodes = plan.spec.resources.nodes
         self._bundle = bundle
         self._objects = {path.name: path for path in (bundle / "objects").iterdir()}
         self._progress = progress
@@ -100,6 +102,19 @@ class _Upload:
             self._served.add(name)
             if len(self._served) >= self._nodes:
                 self.sent.set()
+            self._say_who_has_it()
+
+    def _say_who_has_it(self) -> None:
+        said: Object = {"metadata": {"annotations": {names.UPLOADED: ",".join(sorted(self._served))}}}
+        while True:
+            try:
+                self._api.patch(JOBS, self._job, said)
+                return
+            except (ApiError, Unreachable) as error:
+                _log.info("it was not written down which pods of %s have its bundle: %s", self.id, error)
+                if isinstance(error, ApiError) and not in_doubt(error):
+                    return  # the job is gone, or it may not be written: it runs all the same
+            threading.Event().wait(_PAUSE)
 
     def _next(self, snapshot: Snapshot | None) -> Object | None:
         """A pod that runs and has nothing yet; empty: the job is over; None: wait."""

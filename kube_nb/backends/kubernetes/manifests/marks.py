@@ -36,6 +36,7 @@ def notes(plan: JobPlan) -> dict[str, str]:
         names.STORE: plan.store.mark,
         names.TRANSPORT: plan.transport,
         names.SUBMITTED: f"{plan.submitted:.6f}",
+        **({names.STORE_WHY: plan.store.why} if plan.store.why else {}),
         **({names.QUEUE: plan.spec.placement.queue} if plan.spec.placement.queue else {}),
     }
 
