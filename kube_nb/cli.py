@@ -177,16 +177,21 @@ def _notebook(args: Any) -> int:
 def _send(args: Any, client: Client, plan: Plan | NotebookPlan) -> int:
     """Submit what is planned and follow it, or say what would be submitted."""
     if args.dry_run:
+        found = plan.dry_run()
         print("nothing was sent")
-        for word, text in plan.describe():
+        for word, text in found.rows:
             print(f"{word:<10} {text}")
-        print(plan.manifests(), end="")
+        print(found.manifests, end="")
         return 0
+    from kube_nb.jobs.card import asked_text
+
     job = plan.submit()
     if args.detach:
         print(job.id)
         return 0
     print(f"job {job.id} on {job.where}", file=sys.stderr)
+    if asks := asked_text(job.asks):
+        print(f"asks: {asks}", file=sys.stderr)
     for note in job.entry.notes if job.entry else ():
         print(f"note: {note}", file=sys.stderr)
     on_interrupt = args.on_interrupt or client.settings.get("on_interrupt")

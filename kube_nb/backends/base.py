@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from kube_nb.spec import Digest, JobId, JobSpec, Phase, Platform
+from kube_nb.errors import Refused
+from kube_nb.spec import Digest, JobId, JobSpec, Phase, Platform, Resources
 
 if TYPE_CHECKING:
     from kube_nb.config import Settings
@@ -57,6 +58,16 @@ class Finding:
     reason: Reason
 
 
+def refuse(findings: Sequence[Finding]) -> None:
+    """Let nothing go on that an error stands against.
+
+    Raises:
+        Refused: one of them is an error; the first one gives the words.
+    """
+    for reason in [finding.reason for finding in findings if finding.level == "error"]:
+        raise Refused(what=reason.what, why=reason.why, next=reason.next, findings=tuple(findings))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """What a job needs from its kernel, on disk and content-addressed.
@@ -81,6 +92,24 @@ class Bundle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a submit would do, found out with nothing made.
+
+    Attributes:
+        findings: what stands against it, by the numbers that it would have.
+        resources: what each node would ask for, the target's defaults among it.
+        rows: what else a person should know, each a word and a sentence: how what it needs gets there, where what it
+            makes is kept.
+        objects: what would be made, as manifests that other tools take, secrets left out; empty where nothing is.
+    """
+
+    findings: list[Finding]
+    resources: Resources
+    rows: tuple[tuple[str, str], ...] = ()
+    objects: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobStatus:
     """What a backend knows of one job.
 
@@ -91,6 +120,7 @@ class JobStatus:
         attempt: which try runs or ran last, from 0.
         nodes: how many streams each attempt has.
         owner: who submitted it.
+        asks: what each node was given, the target's defaults among it; None: what the spec says.
         end: the runner's last word (`runner/ending.py`), empty before.
     """
 
@@ -105,6 +135,7 @@ class JobStatus:
     attempt: int = 0
     nodes: int = 1
     owner: str = ""
+    asks: Resources | None = None
     end: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -196,11 +227,16 @@ class Backend(Protocol):
         ...
 
     def check(self, spec: JobSpec) -> list[Finding]:
-        """What stands against this job here, before anything is made. Nothing is changed."""
+        """What stands against this job here, before it is packed, so by the least that it will ask for. Nothing is
+        changed."""
         ...
 
-    def objects(self, spec: JobSpec) -> list[dict[str, Any]]:
-        """What a submit would make, as manifests that other tools take, secrets left out; empty where it makes none."""
+    def rehearse(self, spec: JobSpec, bundle: Bundle) -> Rehearsal:
+        """What `submit` would do with these. Nothing is changed.
+
+        Raises:
+            Refused: what `submit` would refuse, and `check` does not look at.
+        """
         ...
 
     def platform(self, spec: JobSpec) -> Platform | None:

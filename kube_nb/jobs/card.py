@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kube_nb.jobs.job import Job
     from kube_nb.jobs.journal import Entry
     from kube_nb.jobs.replay import Replay
+    from kube_nb.spec import Resources
 
 _BAR = 24
 _NAMES = 12
@@ -123,6 +124,8 @@ def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str]
         return Card(
             job=job.id, label=entry.label if entry else "", where=job.where, phase="Deleted", notes=(gone.what,)
         )
+    asks = asked_text(job.asks)
+    asked = (("asks", asks),) if asks else ()
     running = status.phase in (Phase.STARTING, Phase.RUNNING)
     step = replay.step if replay and running and replay.step != "running" else ""
     progress = replay.progress if replay else None
@@ -138,9 +141,26 @@ def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str]
         step=step,
         progress=progress,
         metrics=_newest(replay) if replay else {},
-        rows=sent + rows,
+        rows=sent + asked + rows,
         notes=tuple(entry.notes) if entry else (),
     )
+
+
+def asked_text(resources: Resources) -> str:
+    """What each node asks for: `memory 2 GiB, 0.5 cores, 1 nvidia.com/gpu`; empty: nothing."""
+    from kube_nb.backends.reasons import size_text
+
+    sizes = (("memory", resources.memory), ("shm", resources.shm), ("disk", resources.disk))
+    parts = [f"{name} {size_text(size)}" for name, size in sizes if size is not None]
+    if resources.cpu is not None:
+        parts.append(f"{resources.cpu:g} core{'s'[: resources.cpu != 1]}")
+    if resources.gpu is not None:
+        parts.append(" ".join([str(resources.gpu.count), resources.gpu.resource, *resources.gpu.products]))
+    if resources.procs > 1:
+        parts.append(f"{resources.procs} processes")
+    if resources.nodes > 1:
+        parts.append(f"on each of {resources.nodes} nodes" if parts else f"{resources.nodes} nodes")
+    return ", ".join(parts)
 
 
 def _sent(entry: Entry) -> str:

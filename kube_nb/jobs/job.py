@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from kube_nb.jobs.replay import Replay
 from kube_nb.runner import graph
 from kube_nb.runner.classes import own_class
 from kube_nb.runner.objects import CorruptedObject, Objects
-from kube_nb.spec import JobId, Phase
+from kube_nb.spec import JobId, Phase, Resources, spec_from
 
 if TYPE_CHECKING:
     from kube_nb.jobs.journal import Entry, Journal
@@ -110,6 +111,16 @@ class Job:
     def reason(self) -> Reason | None:
         """Why it is in its phase: a stable `code` and `what`, `why`, `next` in words; None: nothing to say."""
         return self.status().reason
+
+    @property
+    def asks(self) -> Resources:
+        """What each node was given: the target's defaults among it, where it has some."""
+        given = self.status().asks
+        try:
+            sent = spec_from(self._entry.spec).resources if self._entry else Resources()
+        except (KeyError, TypeError):  # written by another version
+            sent = Resources()
+        return sent if given is None else replace(given, procs=sent.procs)
 
     # What it wrote --------------------------------------------------------------------------------------------------
 

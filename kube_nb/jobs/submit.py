@@ -6,24 +6,38 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kube_nb.backends.base import Backend, Bundle, Carried, Finding
+from kube_nb.backends.base import Backend, Bundle, Carried, Finding, Rehearsal, refuse
 from kube_nb.capture.bundle import Progress, pack, repack
 from kube_nb.capture.cargo import Cargo, load_cargo
 from kube_nb.capture.work import Choice, Work
 from kube_nb.config import Settings
 from kube_nb.errors import BadValue, NotFound, Refused, StorageFailed
 from kube_nb.jobs.assign import ABSENT, BEFORE, JOURNAL, fingerprints
+from kube_nb.jobs.card import asked_text
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Entry, Journal
 from kube_nb.jobs.outputs import kernel_namespace, size_text
 from kube_nb.jobs.yaml_text import yaml_of
 from kube_nb.options import Options
 from kube_nb.spec import JobSpec, new_job_id, spec_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a submit would do.
+
+    Attributes:
+        rows: what would run where, what travels, what it asks for, what stands against it: each a word and a text.
+        manifests: the objects that it would make, as YAML for `kubectl apply`; empty where the target makes none.
+    """
+
+    rows: list[tuple[str, str]]
+    manifests: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +76,7 @@ class Plan:
         env = options.variables(settings)
         spec = options.spec(work.task, settings, default_name=work.name, env_names=env)
         findings = backend.check(spec)
-        errors = [finding for finding in findings if finding.level == "error"]
-        if errors:
-            first = errors[0].reason
-            raise Refused(what=first.what, why=first.why, next=first.next, findings=tuple(findings))
+        refuse(findings)
         choice = Choice(
             send=None if options.send is None else frozenset(options.send),
             keep=frozenset(options.keep),
@@ -93,10 +104,9 @@ class Plan:
     def notes(self) -> list[str]:
         """Sentences that go with the job: warnings, and what has no effect on this target.
 
-        What could not be known before the submit is told by `describe` alone: the job itself will show it.
+        What could not be known before the submit is told by `dry_run` alone: the job itself will show it.
         """
-        said = [_sentence(finding) for finding in self.findings if finding.level != "unknown"]
-        return said + list(self.cargo.notes)
+        return _notes(self.findings, self.cargo.notes)
 
     def submit(self, *, detached: bool = False) -> Job:
         """Pack, write it down, create.
@@ -108,10 +118,7 @@ class Plan:
             CannotTravel: a value cannot be sent; the path to what hinders it is named.
             StorageFailed, Refused, Unreachable: as the target says.
         """
-        state = Path(self.settings.get("state_dir"))
-        key = secrets.token_bytes(32)
-        bundle = pack(self.cargo, self.spec, state=state, key=key, progress=self.progress)
-        bundle = replace(bundle, env={**self.env, **bundle.env})
+        bundle = self._packed()
         may_return = (
             {*self.cargo.assigned, *self.cargo.check}
             if self.cargo.choice.outputs is None
@@ -124,7 +131,7 @@ class Plan:
             target=self.backend.name,
             label=self.spec.task.label,
             created=time.time(),
-            key=key.hex(),
+            key=bundle.key.hex(),
             nodes=self.spec.resources.nodes,
             procs=self.spec.resources.procs,
             notebook=self.cargo.work.notebook,
@@ -136,10 +143,15 @@ class Plan:
             returns=self.cargo.work.returns,
             run=self._record(bundle) if self.cargo.work.record else {},
         )
-        journal = Journal(state)
+        journal = Journal(Path(self.settings.get("state_dir")))
         job = _create(self.backend, self.spec, bundle, entry, journal, self._carried)
         job.shared |= {BEFORE: before, JOURNAL: journal, "detached": detached}
         return job
+
+    def _packed(self) -> Bundle:
+        state, key = Path(self.settings.get("state_dir")), secrets.token_bytes(32)
+        bundle = pack(self.cargo, self.spec, state=state, key=key, progress=self.progress)
+        return replace(bundle, env={**self.env, **bundle.env})
 
     def _carried(self, done: int, total: int) -> None:
         if self.progress is not None:
@@ -152,22 +164,36 @@ class Plan:
         image = self.spec.environment.image
         return {**self.cargo.work.record, "bundle": bundle.digest, "lock": lock, "image": image}
 
-    def manifests(self) -> str:
-        """The objects that a submit would make, as YAML for `kubectl apply`; empty where the target makes none."""
-        made = self.backend.objects(self.spec)
-        return yaml_of(made) if made else ""
+    def dry_run(self) -> DryRun:
+        """What `submit` would do, with nothing sent: it is packed, as its size decides much, and thrown away.
 
-    def describe(self) -> list[tuple[str, str]]:
-        """The preflight as rows: what would run where, what travels, what stands against it."""
-        resources, environment = self.spec.resources, self.spec.environment
+        Raises:
+            CannotTravel: a value cannot be sent; the path to what hinders it is named.
+            StorageFailed, Refused, Unreachable: as the target would say.
+        """
+        bundle = self._packed()
+        try:
+            rehearsal = self.backend.rehearse(self.spec, bundle)
+        finally:
+            shutil.rmtree(bundle.directory, ignore_errors=True)
+        refuse(rehearsal.findings)
+        notes = _notes(rehearsal.findings, (*self.cargo.notes, *bundle.notes))
+        unknown = [_sentence(finding) for finding in rehearsal.findings if finding.level == "unknown"]
+        rows = self._described(rehearsal) + [("note", note) for note in notes]
+        made = rehearsal.objects
+        return DryRun(rows=rows + [("unknown", text) for text in unknown], manifests=yaml_of(made) if made else "")
+
+    def _described(self, rehearsal: Rehearsal) -> list[tuple[str, str]]:
+        """What would run where, what travels, what it asks for."""
+        environment = self.spec.environment
         rows = [("what", self.spec.task.label), ("where", self.backend.where)]
         rows.append(("sends", ", ".join(self.cargo.describe()) or "no names"))
         if self.cargo.modules.names:
             rows.append(("modules", ", ".join(sorted(self.cargo.modules.names))))
         if self.cargo.files:
             rows.append(("files", ", ".join(self.cargo.files)))
-        asked = {k: v for k, v in asdict(resources).items() if v is not None}
-        rows.append(("asks", ", ".join(f"{k} {_asked(k, v)}" for k, v in asked.items())))
+        rows += rehearsal.rows
+        rows.append(("asks", asked_text(rehearsal.resources) or "whatever is free"))
         packages = self.cargo.packages.manifest
         installed = [*packages["pins"], *packages.get("wished", ())]
         if installed:
@@ -176,9 +202,7 @@ class Plan:
             rows.append(("variables", ", ".join(environment.env_names) + " (values are never shown)"))
         outputs = self.cargo.choice.outputs
         back = "what the cell assigns or changes" if outputs is None else ", ".join(outputs) or "nothing"
-        rows.append(("returns", back))
-        unknown = [_sentence(finding) for finding in self.findings if finding.level == "unknown"]
-        return rows + [("note", note) for note in self.notes] + [("unknown", text) for text in unknown]
+        return [*rows, ("returns", back)]
 
 
 def rerun(job: Job, backend: Backend, settings: Settings, environ: Mapping[str, str] = os.environ) -> Job:
@@ -250,9 +274,5 @@ def _sentence(finding: Finding) -> str:
     return ". ".join(part.rstrip(".") for part in (reason.what, reason.why, reason.next) if part)
 
 
-def _asked(name: str, value: Any) -> str:
-    if name in ("memory", "shm", "disk"):
-        return size_text(value)
-    if isinstance(value, dict):
-        return " ".join([str(value["count"]), value["resource"], *value["products"]])
-    return f"{value:g}"
+def _notes(findings: Iterable[Finding], others: Iterable[str]) -> list[str]:
+    return [*(_sentence(finding) for finding in findings if finding.level != "unknown"), *others]

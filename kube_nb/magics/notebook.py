@@ -57,9 +57,10 @@ class NotebookMagics(KubeMagics):
         if "dry_run" in args.given:
             from kube_nb.widgets.tables import Table
 
-            if manifests := plan.manifests():
-                print(manifests)
-            return Table(("", ""), plan.describe(), caption="Nothing was sent.")
+            found = plan.dry_run()
+            if found.manifests:
+                print(found.manifests)
+            return Table(("", ""), found.rows, caption="Nothing was sent.")
         job = plan.submit()
         board = Board(self.shell, secrets.token_hex(4))
         board.draw(snapshot(job))

@@ -49,9 +49,10 @@ class TrainMagics(KubeMagics):
             from kube_nb.widgets.tables import Table
 
             plan = client.plan(work)
-            if manifests := plan.manifests():
-                print(manifests)
-            return Table(("", ""), plan.describe(), caption="Nothing was sent.")
+            found = plan.dry_run()
+            if found.manifests:
+                print(found.manifests)
+            return Table(("", ""), found.rows, caption="Nothing was sent.")
         detached = "detach" in args.given
         job, board = send(shell, client, work, detached=detached)
         if "job" in args.given:

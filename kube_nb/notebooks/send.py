@@ -9,7 +9,7 @@ from typing import Any
 
 from kube_nb.capture.work import Work
 from kube_nb.errors import BadFlag, BadValue, NotFound
-from kube_nb.jobs.submit import Plan
+from kube_nb.jobs.submit import DryRun, Plan
 from kube_nb.notebooks.job import NotebookJob
 from kube_nb.notebooks.prepare import Prepared
 from kube_nb.notebooks.record import record_of
@@ -92,17 +92,14 @@ class NotebookPlan:
             )
         return cls(plan=made, prepared=prepared)
 
-    def describe(self) -> list[tuple[str, str]]:
-        """The preflight as rows."""
-        rows = [row for row in self.plan.describe() if row[0] not in ("sends", "returns")]
+    def dry_run(self) -> DryRun:
+        """As `Plan.dry_run`."""
+        found = self.plan.dry_run()
+        rows = [row for row in found.rows if row[0] not in ("sends", "returns")]
         parameters = ", ".join(f"{name} = {value!r}" for name, value in self.prepared.parameters.items())
         rows.insert(2, ("parameters", parameters or "none"))
         rows.insert(3, ("output", self.prepared.output or "with the job alone"))
-        return rows
-
-    def manifests(self) -> str:
-        """As `Plan.manifests`."""
-        return self.plan.manifests()
+        return DryRun(rows=rows, manifests=found.manifests)
 
     def submit(self, *, detached: bool = False) -> NotebookJob:
         """Pack, write it down, create.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from kube_nb.backends.base import (
     Bundle,
@@ -19,11 +18,13 @@ from kube_nb.backends.base import (
     Cursor,
     Finding,
     JobStatus,
+    Rehearsal,
     Removed,
     Row,
     Subscription,
+    refuse,
 )
-from kube_nb.backends.kubernetes import ending, examine, preflight, site, stream, submit
+from kube_nb.backends.kubernetes import ending, examine, planning, preflight, site, stream, submit
 from kube_nb.backends.kubernetes.api import JOBS, Api
 from kube_nb.backends.kubernetes.capacity import capacity
 from kube_nb.backends.kubernetes.cleaning import Cleaning
@@ -34,7 +35,6 @@ from kube_nb.backends.kubernetes.keeping import Keeping
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import of_jobs, owner_of
 from kube_nb.backends.kubernetes.plan import JobPlan
-from kube_nb.backends.kubernetes.planning import image_of, plan_of
 from kube_nb.backends.kubernetes.reasons.refusals import refused
 from kube_nb.backends.kubernetes.snapshot import age_order
 from kube_nb.backends.kubernetes.status import status_of
@@ -78,28 +78,35 @@ class KubernetesBackend:
     def check(self, spec: JobSpec) -> list[Finding]:
         """As the protocol says."""
         with refused(self._api.namespace):
-            plan = self._plan(spec)
-            findings = preflight.check(self._api, plan)
-            if any(finding.level == "error" for finding in findings):
-                return findings
-            return [*findings, *submit.dry_run(self._api, plan)]
+            return self._findings(self._plan(spec))
 
-    def objects(self, spec: JobSpec) -> builtins.list[dict[str, Any]]:
-        """As the protocol says."""
-        return submit.objects(self._plan(spec))
+    def rehearse(self, spec: JobSpec, bundle: Bundle) -> Rehearsal:
+        """As the protocol says: which store it would have is told by the settings and what the namespace has now."""
+        with refused(self._api.namespace):
+            plan = self._foreseen(self._plan(spec, bundle))
+            return Rehearsal(
+                findings=self._findings(plan),
+                resources=replace(plan.spec.resources, memory=plan.memory),
+                rows=planning.rows(plan, bundle),
+                objects=tuple(submit.objects(plan)),
+            )
 
     def platform(self, spec: JobSpec) -> Platform:
         """As the protocol says."""
         with refused(self._api.namespace):
-            found = platform_of(self._api, image_of(spec, self._settings))
+            found = platform_of(self._api, planning.image_of(spec, self._settings))
         setting: str = self._settings.get("store")
         return replace(found, needs=needs_of(setting)) if is_url(setting) else found
 
     def submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None = None) -> JobId:
         """As the protocol says."""
         with refused(self._api.namespace):
-            plan = self._stored(self._plan(spec, bundle), bundle, progress)
+            plan = self._plan(spec, bundle)
+            if plan.memory != self._plan(spec).memory:  # `check` has looked at less
+                refuse(preflight.room(self._api, plan))
+            plan = self._stored(plan, bundle, progress)
             job = submit.create(self._api, plan, bundle)
+            plan = submit.as_begun(plan, job)
             self._stores.hand_over(plan)
         self._watch.remember(job)
         self._tidying.add(spec.id)
@@ -120,14 +127,14 @@ class KubernetesBackend:
                 found = self._watch.snapshots()
             else:
                 found = read(self._api, ids, owner_of(self._user) if mine else None)
+        if ids is None:
+            self._tidying.look(found)
         wanted = [snapshot for snapshot in found if ids is None or snapshot.id in ids]
         wanted.sort(key=lambda snapshot: age_order(snapshot.job), reverse=True)
         statuses = map(status_of, wanted)
         return [status for status in statuses if not mine or status.owner == self._user]
 
     def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
-        if ids is None:
-            self._tidying.look(found)
         """As the protocol says."""
         told: dict[str, JobStatus] = {}
 
@@ -276,7 +283,7 @@ class KubernetesBackend:
 
     def _plan(self, spec: JobSpec, bundle: Bundle | None = None) -> JobPlan:
         """What a submit would do; a store is not chosen yet."""
-        return plan_of(spec, self._settings, namespace=self._api.namespace, user=self._user, bundle=bundle)
+        return planning.plan_of(spec, self._settings, namespace=self._api.namespace, user=self._user, bundle=bundle)
 
     def _foreseen(self, plan: JobPlan) -> JobPlan:
         """The plan with the store that it would have."""
@@ -310,6 +317,9 @@ class KubernetesBackend:
         plan = replace(plan, store=self._stores.choose(plan, needed=True))
         if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle, progress):
             return replace(plan, transport="store")
+        if plan.store.outside:
+            no_place = "no node has a place for the job just now, and until it has one its own claim cannot be filled"
+            return replace(plan, store=replace(plan.store, why=no_place))
         return plan
 
 
@@ -317,9 +327,6 @@ def _once_for_all(find: Callable[[Snapshot], JobStatus]) -> Callable[[Snapshot],
     """What `find` says of a snapshot, worked out once for all who are told of it one after the other."""
     last: tuple[Snapshot, JobStatus] | None = None
 
-        if plan.store.outside:
-            no_place = "no node has a place for the job just now, and until it has one its own claim cannot be filled"
-            return replace(plan, store=replace(plan.store, why=no_place))
     def found(snapshot: Snapshot) -> JobStatus:
         nonlocal last
         known = last

@@ -12,6 +12,7 @@ from kube_nb.backends.base import Bundle
 from kube_nb.backends.kubernetes.patch import load_patches
 from kube_nb.backends.kubernetes.payload import fits
 from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.reasons import size_text
 from kube_nb.config import Settings
 from kube_nb.spec import JobSpec
 
@@ -63,6 +64,20 @@ def plan_of(
         affinity=settings.get("affinity") or {},
         pull_secret=settings.get("pull_secret"),
         patches=tuple(_patches(spec, settings)),
+    )
+
+
+def rows(plan: JobPlan, bundle: Bundle) -> tuple[tuple[str, str], ...]:
+    """What a person should know of a plan beside what it asks for: the way to the pods, and where results are kept."""
+    ways = {
+        "secret": "in the job's Secret",
+        "store": "through the store",
+        "upload": "from this kernel straight to the waiting pod: it must live until the job has started",
+    }
+    kept = plan.store.mark.replace(":", " ", 1) if plan.store.claim else plan.store.mark
+    return (
+        ("ships", f"{size_text(bundle.size)} {ways[plan.transport]}"),
+        ("store", f"{kept}: {plan.store.why}" if plan.store.why else kept),
     )
 
 

@@ -39,11 +39,16 @@ def check(api: Api, plan: JobPlan) -> list[Finding]:
         *_queue(api, plan, job),
         *_via(api, plan),
         *network.findings(api, plan, job["spec"]["template"]["metadata"]["labels"]),
-        *quota.findings(api, plan, pod),
-        *fit.findings(api, plan, pod),
+        *room(api, plan),
     ]
     order = {"error": 0, "warning": 1, "ignored": 2, "unknown": 3}
     return sorted(found, key=lambda finding: order[finding.level])
+
+
+def room(api: Api, plan: JobPlan) -> list[Finding]:
+    """The part that depends on how much is asked for: quotas and nodes. Raises as `check` does."""
+    pod = indexed_job(plan)["spec"]["template"]["spec"]
+    return [*quota.findings(api, plan, pod), *fit.findings(api, plan, pod)]
 
 
 def _rights(api: Api, plan: JobPlan) -> Iterator[Finding]:

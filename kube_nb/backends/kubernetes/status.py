@@ -28,7 +28,7 @@ from kube_nb.backends.kubernetes.snapshot import (
 )
 from kube_nb.backends.reasons import reason_of
 from kube_nb.runner.ending import code_of
-from kube_nb.spec import JobId, Phase
+from kube_nb.spec import Gpu, JobId, Phase, Resources
 
 _FINAL = frozenset({"Succeeded", "TimedOut", "Cancelled", "BundleCorrupted", "EnvironmentFailed", "OutOfDisk"})
 _FINAL |= {"RunnerFault", "Disrupted", "NotUploaded", "RendezvousBlocked"}
@@ -59,6 +59,7 @@ def status_of(snapshot: Snapshot, now: float | None = None) -> JobStatus:
         attempt=attempt_of(pod) if pod else 0,
         nodes=snapshot.nodes,
         owner=annotation(snapshot.job, names.USER),
+        asks=_asks(snapshot),
         end=end or {},
     )
 
@@ -69,6 +70,22 @@ def spec_of(job: Object) -> Mapping[str, Any]:
         return json.loads(annotation(job, names.SPEC, "{}"))
     except ValueError:
         return {}
+
+
+def _asks(snapshot: Snapshot) -> Resources:
+    """What each pod was given, patches and defaults among it."""
+    containers = ((snapshot.job["spec"].get("template") or {}).get("spec") or {}).get("containers") or ()
+    resources = next((one.get("resources") or {} for one in containers if one["name"] == names.CONTAINER), {})
+    limits, requests = amounts(resources.get("limits")), amounts(resources.get("requests"))
+    devices = [name for name in limits if "/" in name and limits[name] > 0]
+    memory, disk = (requests.get(name, limits.get(name)) for name in ("memory", "ephemeral-storage"))
+    return Resources(
+        cpu=requests.get("cpu"),
+        memory=None if memory is None else int(memory),
+        gpu=Gpu(count=int(limits[devices[0]]), resource=devices[0]) if devices else None,
+        disk=None if disk is None else int(disk),
+        nodes=snapshot.nodes,
+    )
 
 
 # Phase --------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class _Verdict:
 
     Attributes:
         kind: `volume`: no volume for many nodes; `none`: no volume at all; `refused`: the claim may not be made;
-            `late`: no answer in time.
+            `late`: no answer in time; `untried`: there may be one.
     """
 
     kind: str
@@ -88,6 +88,10 @@ class Stores:
 
     # Which ----------------------------------------------------------------------------------------------------------
 
+    def foresee(self, plan: JobPlan, *, needed: bool = False) -> Store:
+        """What `choose` would say, by what is known by now; nothing is made. `why` says what it would have to try."""
+        return self._chosen(plan, needed, lambda found: self._known(found, plan))
+
     def choose(self, plan: JobPlan, *, needed: bool = False) -> Store:
         """The store of a job, by the setting `store` and by what the namespace can have.
 
@@ -99,6 +103,9 @@ class Stores:
             Refused: the setting names what there is not, or what cannot serve this job.
             ApiError, Unreachable: the cluster does not answer what it has.
         """
+        return self._chosen(plan, needed, lambda found: self._shared(found, plan))
+
+    def _chosen(self, plan: JobPlan, needed: bool, shared: Callable[[Object | None], _Verdict | None]) -> Store:
         setting: str = self._settings.get("store")
         if setting == "none":
             return Store(why="the setting `store` is `none`")
@@ -107,9 +114,10 @@ class Stores:
         if is_url(setting):
             needs_of(setting)
             return Store(kind="url", url=setting.rstrip("/"), why="the setting `store` names it")
-        verdict = self._shared(plan)
-        if verdict is None:
-            return Store(kind="shared", claim=names.STORE_CLAIM, why="all jobs of the namespace share it", **self._how)
+        verdict = shared(self._api.find(CLAIMS, names.STORE_CLAIM))
+        if verdict is None or verdict.kind == "untried":
+            why = verdict.why if verdict else "all jobs of the namespace share it"
+            return Store(kind="shared", claim=names.STORE_CLAIM, why=why, **self._how)
         return self._own(plan, verdict, needed)
 
     @property
@@ -159,16 +167,19 @@ class Stores:
 
     # The shared claim -----------------------------------------------------------------------------------------------
 
-    def _shared(self, plan: JobPlan) -> _Verdict | None:
-        """None: it is there, and proven."""
-        found = self._api.find(CLAIMS, names.STORE_CLAIM)
+    def _known(self, found: Object | None, plan: JobPlan) -> _Verdict | None:
+        """What is known without a try. None: it is there, and proven."""
         if found is not None and found["metadata"].get("deletionTimestamp"):
             return _Verdict("late", f"the claim `{names.STORE_CLAIM}` is just being removed")
         if found is not None and self._is_proven(found):
             return None
-        remembered = self._remembered(plan)
-        if remembered is not None:
-            return remembered
+        return self._remembered(plan) or _UNTRIED
+
+    def _shared(self, found: Object | None, plan: JobPlan) -> _Verdict | None:
+        """None: it is there, and proven."""
+        known = self._known(found, plan)
+        if known is not _UNTRIED:
+            return known
         labels = {key: names.label_value(value) for key, value in plan.labels.items()}
         try:
             if found is None:
@@ -319,6 +330,11 @@ class Stores:
         self.pods.close(plan.store.claim)
         self._api.delete(CLAIMS, plan.store.claim)
 
+    def lost(self, plan: JobPlan) -> bool:
+        """Whether the claim of a job's own that was filled for it is gone before the job was made its owner."""
+        own = plan.transport == "store" and plan.store.kind == "own"
+        return own and self._api.find(CLAIMS, plan.store.claim) is None
+
     def hand_over(self, plan: JobPlan) -> None:
         """Leave the job its own claim, which the submit has made the job's: the pod that filled it ends."""
         if plan.store.kind == "own":
@@ -342,11 +358,6 @@ class Stores:
         if store.url:
             UrlStore(store.url).remove(store.path)
         elif store.outlives:
-    def lost(self, plan: JobPlan) -> bool:
-        """Whether the claim of a job's own that was filled for it is gone before the job was made its owner."""
-        own = plan.transport == "store" and plan.store.kind == "own"
-        return own and self._api.find(CLAIMS, plan.store.claim) is None
-
             with suppress(NotFound):
                 self.use(job, lambda container: container.tool("remove", store.place).output())
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 from kube_nb.backends.base import (
     Bundle,
@@ -25,9 +24,11 @@ from kube_nb.backends.base import (
     Cursor,
     Finding,
     JobStatus,
+    Rehearsal,
     Removed,
     Row,
     Subscription,
+    refuse,
 )
 from kube_nb.backends.local import lock, memory
 from kube_nb.backends.local.admission import Admission
@@ -86,9 +87,9 @@ class LocalBackend:
         samples = bool(spec.resources.memory) and not _scope_program()
         return findings(spec, machine(os.environ, gpus=bool(spec.resources.gpu)), samples=samples)
 
-    def objects(self, spec: JobSpec) -> builtins.list[dict[str, Any]]:
-        """As the protocol says: a local job is a directory and processes."""
-        return []
+    def rehearse(self, spec: JobSpec, bundle: Bundle) -> Rehearsal:
+        """As the protocol says: a local job is a directory and processes, and asks for what its spec says."""
+        return Rehearsal(findings=self.check(spec), resources=spec.resources)
 
     def platform(self, spec: JobSpec) -> None:
         """The kernel's own."""
@@ -97,10 +98,7 @@ class LocalBackend:
         """As the protocol says."""
         if not valid_id(spec.id):
             raise BadValue(what=f"`{spec.id}` is not a job id", next="use small letters, digits and dashes, 63 at most")
-        against = [finding for finding in self.check(spec) if finding.level == "error"]
-        if against:
-            first = against[0].reason
-            raise Refused(what=first.what, why=first.why, next=first.next, findings=tuple(against))
+        refuse(self.check(spec))
         try:
             (self._state / "jobs").mkdir(parents=True, mode=0o700, exist_ok=True)
             number = self._admission.number()
