@@ -70,7 +70,7 @@ def _request(entry: dict[str, Any]) -> Request:
 def audited(agent: str) -> Iterator[Audit]:
     """Requests of this process under a name of their own; others use the same cluster as the same user.
 
-    What is exec'd has no such name: it does not go through `Api`.
+    What is exec'd keeps its own name: it does not go through `Api`.
     """
     with patch.object(api, "USER_AGENT", agent):
         yield Audit(agent)

@@ -20,10 +20,10 @@ from kube_nb.backends.kubernetes.api import (
     Api,
     ApiError,
     Kind,
-    WrongCertificate,
 )
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.reasons.refusals import refused
+from kube_nb.backends.kubernetes.silence import WrongCertificate
 from kube_nb.errors import Refused, Unreachable
 from tests.cluster.handmade import job, labels
 from tests.cluster.made import set_quota

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
+from kube_nb.backends.kubernetes.credentials import authorization
+from kube_nb.backends.kubernetes.silence import unreachable
 from kube_nb.errors import KubeNbError, Unreachable
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ _PATCH_TYPES: Mapping[str, str] = {
 }
 USER_AGENT = "kube-nb"
 """By which a platform team finds our requests in its audit log."""
+_UNAUTHORIZED = 401
 _PATIENCE = 30.0
 """Seconds for one answer, or for the beginning of one that goes on."""
 _SILENCE = 100.0
@@ -70,10 +74,6 @@ class ApiError(KubeNbError):
         self.verb = verb
         self.resource = resource
         self.name = name
-
-
-class WrongCertificate(Unreachable):
-    """Who answered is not the cluster that the kubeconfig means, or somebody is in between."""
 
 
 @dataclass(frozen=True)
@@ -115,21 +115,29 @@ class Api:
         client: of the `kubernetes` package; holds the address and renews the credentials.
         namespace: where namespaced kinds are looked for.
         server: how the cluster is called in errors.
+        renew: what else to ask with than with a client whose credentials were refused; None: there is nothing else.
     """
 
     client: ApiClient = field(repr=False)
     namespace: str
     server: str = "the cluster"
+    renew: Callable[[ApiClient], ApiClient | None] = field(default=lambda refused: None, repr=False, compare=False)
     _process: int = field(default_factory=os.getpid, init=False, repr=False, compare=False)
     _remembered: dict[str, tuple[float, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _turns: dict[tuple[int, str], threading.Lock] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By process: a fork may find a lock held for ever."""
 
     def remember(self, what: str, ask: Callable[[], T], *, seconds: float = math.inf) -> T:
-        """What `ask` answers, asked again after so many seconds: for what changes seldom and is wanted often."""
-        now = time.monotonic()
-        known = self._remembered.get(what)
-        if known is None or now > known[0]:
-            known = self._remembered[what] = (now + seconds, ask())
-        return known[1]
+        """What `ask` answers, asked again after so many seconds: for what changes seldom and is wanted often.
+
+        Of those who want it at the same time, one asks.
+        """
+        with self._turns.setdefault((os.getpid(), what), threading.Lock()):
+            now = time.monotonic()
+            known = self._remembered.get(what)
+            if known is None or now > known[0]:
+                known = self._remembered[what] = (now + seconds, ask())
+            return known[1]
 
     def forget(self) -> None:
         """Ask anew for all that was remembered for a while only."""
@@ -297,10 +305,20 @@ class Api:
         return self._decoded(self._transport("GET", path, None, None, _PATIENCE), "get", path, "")
 
     def authorization(self) -> str | None:
-        """The header that says who asks, renewed where it is about to expire; None: a certificate says it."""
-        configuration = self.client.configuration
-        names = ("BearerToken", "authorization")  # of newer versions of the package, and of older ones
-        return next(filter(None, map(configuration.get_api_key_with_prefix, names)), None)
+        """The header that says who asks, renewed where it is about to expire; None: a certificate says it.
+
+        Raises:
+            Unreachable: the credentials cannot be read.
+        """
+        with self._translated():
+            return authorization(self.client)
+
+    def renewed(self, refused: ApiClient) -> bool:
+        """Whether there are other credentials by now than those of a client that were refused; `client` has them."""
+        if self.client is refused and (other := self.renew(refused)) is not None:
+            self.client, self._process = other, os.getpid()
+            self.forget()  # somebody else may have logged in, or with other rights
+        return self.client is not refused
 
     def _json(
         self,
@@ -344,32 +362,46 @@ class Api:
     def _transport(
         self, method: str, path: str, data: bytes | None, content_type: str | None, read_timeout: float
     ) -> BaseHTTPResponse:
-        import urllib3
-
         headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
         if content_type and data is not None:
             headers["Content-Type"] = content_type
         with self._translated():
-            token = self.authorization()
-            if token:
-                headers["Authorization"] = token
-            return self._connections().request(
-                method,
-                self.client.configuration.host + path,
-                body=data,
-                headers=headers,
-                preload_content=False,
-                timeout=urllib3.Timeout(connect=10.0, read=read_timeout),
-                retries=_retries(method),
-            )
+            client = self.client
+            response = self._request(client, method, path, data, headers, read_timeout)
+            if response.status == _UNAUTHORIZED and self.renewed(client):
+                response.drain_conn()
+                response = self._request(self.client, method, path, data, headers, read_timeout)
+            return response
 
-    def _connections(self) -> PoolManager:
+    def _request(
+        self,
+        client: ApiClient,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        read_timeout: float,
+    ) -> BaseHTTPResponse:
+        import urllib3
+
+        token = authorization(client)
+        return self._connections(client).request(
+            method,
+            client.configuration.host + path,
+            body=data,
+            headers={**headers, **({"Authorization": token} if token else {})},
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=10.0, read=read_timeout),
+            retries=_retries(method),
+        )
+
+    def _connections(self, client: ApiClient) -> PoolManager:
         """Those of this process: a fork would else write into its parent's, and spoil their encryption."""
         if self._process != os.getpid():
             from kubernetes.client.rest import RESTClientObject
 
-            self.client.rest_client, self._process = RESTClientObject(self.client.configuration), os.getpid()
-        return self.client.rest_client.pool_manager
+            client.rest_client, self._process = RESTClientObject(client.configuration), os.getpid()
+        return client.rest_client.pool_manager
 
     def _refused(self, response: BaseHTTPResponse, kind: Kind, name: str, subresource: str, verb: str) -> ApiError:
         with self._translated():
@@ -420,39 +452,6 @@ def _socket(response: BaseHTTPResponse) -> Any:
     """What an answer comes through; None: it has all come."""
     connection: Any = response.connection
     return getattr(connection, "sock", None)
-
-
-def unreachable(server: str, error: BaseException) -> Unreachable:
-    """Why nobody answered: a certificate, a refused connection, a name nobody knows, silence."""
-    import ssl
-
-    import urllib3
-
-    cause: BaseException = error
-    if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
-        cause = error.reason
-    inner: BaseException | None = cause
-    while inner is not None and not isinstance(inner, ssl.SSLCertVerificationError):
-        inner = inner.args[0] if inner.args and isinstance(inner.args[0], BaseException) else inner.__cause__
-    if inner is not None or "CERTIFICATE_VERIFY_FAILED" in str(cause):
-        return WrongCertificate(
-            what=f"{server} shows a certificate that this kubeconfig does not trust",
-            why=str(inner or cause),
-            next="get the kubeconfig anew from who runs the cluster; a wrong address may be answered by somebody else",
-        )
-    if isinstance(cause, urllib3.exceptions.NameResolutionError):
-        why, next = "its name is not known to this network", "check the address in the kubeconfig, and the VPN"
-    elif isinstance(cause, urllib3.exceptions.NewConnectionError | ConnectionRefusedError):
-        why, next = f"no connection ({_last(cause)})", "check the VPN or the network; jobs that run there go on"
-    elif isinstance(cause, urllib3.exceptions.TimeoutError | TimeoutError):
-        why, next = "it does not answer in time", "check the VPN or the network; jobs that run there go on"
-    else:
-        why, next = f"the connection broke ({_last(cause)})", "try again; jobs that run there go on"
-    return Unreachable(what=f"{server} cannot be reached", why=why, next=next)
-
-
-def _last(error: BaseException) -> str:
-    return str(error).rsplit(": ", 1)[-1] or type(error).__name__
 
 
 def _retries(method: str) -> Retry:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.kubernetes.api import SELF_REVIEWS, Api, ApiError
+from kube_nb.backends.kubernetes.credentials import Renewal
 from kube_nb.backends.kubernetes.exec import keep_alive
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Unreachable
@@ -84,13 +87,13 @@ def contexts(kubeconfig: str | None = None) -> dict[str, dict[str, Any]]:
 def connection(place: Place) -> Api:
     """This process's connection to a place; a new one once the kubeconfig was written anew, e.g. by a login.
 
-    All who look at a cluster share it, so that what was asked for one of them is known to the others.
+    All who look at a cluster share it, so that what was asked for one of them is known to the others. Who holds an
+    older one goes on with it: its credentials are read anew as soon as they are refused.
 
     Raises:
         NotFound, Unreachable: as `connect` does.
     """
-    files = tuple(map(_stamp, _kubeconfigs(place.kubeconfig))) if place.context else ()
-    key = (os.getpid(), place, files)
+    key = (os.getpid(), place, _stamps(place) if place.context else ())
     found = _connections.get(key)
     return found or _connections.setdefault(key, connect(place))
 
@@ -102,6 +105,20 @@ def connect(place: Place) -> Api:
         NotFound: the package that speaks to clusters is not installed.
         Unreachable: the kubeconfig cannot be read, or the process is in no cluster.
     """
+    # The variable may say something else by the time the credentials are read anew.
+    place = replace(place, kubeconfig=place.kubeconfig or os.environ.get("KUBECONFIG") or None)
+    renew = Renewal(partial(_client, place), partial(_stamps, place))
+    client = _client(place)
+    if not place.context:
+        with _usable(place):
+            own = (_ACCOUNT / "namespace").read_text().strip()
+        return Api(client, place.namespace or own, "this pod's cluster", renew)
+    namespace = place.namespace or contexts(place.kubeconfig).get(place.context, {}).get("namespace") or "default"
+    return Api(client, namespace, f"the cluster of `{place.context}`", renew)
+
+
+def _client(place: Place) -> Any:
+    """With the address and the credentials that are written down now."""
     try:
         from kubernetes import client, config
     except ModuleNotFoundError as missing:
@@ -110,19 +127,24 @@ def connect(place: Place) -> Api:
             why=f"the package `{missing.name}` is not installed here",
             next="pip install 'kube-nb[kubernetes]'",
         ) from missing
+    with _usable(place):
+        if place.context:
+            return _kept_alive(
+                config.new_client_from_config(config_file=place.kubeconfig, context=place.context, persist_config=False)
+            )
+        configuration = client.Configuration()
+        config.load_incluster_config(client_configuration=configuration)
+        return _kept_alive(client.ApiClient(configuration))
+
+
+@contextmanager
+def _usable(place: Place) -> Iterator[None]:
+    """What cannot be read of a place as Unreachable."""
+    from kubernetes.config import ConfigException
+
     try:
-        if not place.context:
-            configuration = client.Configuration()
-            config.load_incluster_config(client_configuration=configuration)
-            api = client.ApiClient(configuration)
-            own = (_ACCOUNT / "namespace").read_text().strip()
-            return Api(_kept_alive(api), place.namespace or own, "this pod's cluster")
-        api = config.new_client_from_config(
-            config_file=place.kubeconfig or os.environ.get("KUBECONFIG") or None,
-            context=place.context,
-            persist_config=False,
-        )
-    except (config.ConfigException, OSError) as error:
+        yield
+    except (ConfigException, OSError) as error:
         raise Unreachable(
             what=f"the target `{place.name}` cannot be used",
             why=str(error),
@@ -130,8 +152,6 @@ def connect(place: Place) -> Api:
             if place.context
             else "in-cluster works inside a pod that has a service account: a job has the one of --service-account",
         ) from error
-    namespace = place.namespace or contexts(place.kubeconfig).get(place.context, {}).get("namespace") or "default"
-    return Api(_kept_alive(api), namespace, f"the cluster of `{place.context}`")
 
 
 def _kept_alive(api: Any) -> Any:
@@ -172,6 +192,12 @@ def _readings(target: str) -> Iterator[tuple[str, str]]:
 def _kubeconfigs(kubeconfig: str | None) -> list[Path]:
     text = kubeconfig or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     return [Path(part).expanduser() for part in text.split(os.pathsep) if part]
+
+
+def _stamps(place: Place) -> tuple[tuple[str, int], ...]:
+    """Others once the credentials of a place were written anew."""
+    files = _kubeconfigs(place.kubeconfig) if place.context else [_ACCOUNT / "token"]
+    return tuple(map(_stamp, files))
 
 
 def _stamp(path: Path) -> tuple[str, int]:

@@ -19,12 +19,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from kube_nb.backends.kubernetes.api import PODS, Api, ApiError, unreachable
+from kube_nb.backends.kubernetes.api import PODS, USER_AGENT, Api, ApiError
+from kube_nb.backends.kubernetes.silence import unreachable
 from kube_nb.errors import Unreachable
 
 if TYPE_CHECKING:
     from websocket import WebSocket
 
+_UNAUTHORIZED = 401
 STDIN, STDOUT, STDERR, STATUS = range(4)
 FRAME = 1 << 18
 """Bytes of one frame that we send."""
@@ -74,39 +76,15 @@ class Exec:
             ApiError: the cluster refuses (403: no right to exec; 404 or 500: the container does not run).
             Unreachable: nobody answers.
         """
-        from websocket import WebSocket, WebSocketBadStatusException, WebSocketException
-
         query = [("container", container), ("stdout", "true"), ("stderr", "true"), ("stdin", str(stdin).lower())]
         query += [("command", word) for word in command]
-        host = urlsplit(api.client.configuration.host)
-        scheme = "wss" if host.scheme == "https" else "ws"
-        path = host.path.rstrip("/") + PODS.path(api.namespace, pod, "exec")
-        token = api.authorization()
-        wire = WebSocket(sslopt=_tls(api.client.configuration), enable_multithread=False, skip_utf8_validation=True)
+        client = api.client
         try:
-            wire.connect(
-                f"{scheme}://{host.netloc}{path}?{urlencode(query)}",
-                header=[f"Authorization: {token}"] if token else [],
-                subprotocols=["v5.channel.k8s.io", "v4.channel.k8s.io"],
-                timeout=30,
-                suppress_origin=True,
-                sockopt=keep_alive(),
-                **_proxy(api.client.configuration),
-            )
-            wire.settimeout(None)
-        except WebSocketBadStatusException as error:
-            body = getattr(error, "resp_body", b"") or b""
-            status = _status(body)
-            raise ApiError(
-                status=error.status_code,
-                cause=status.get("reason", ""),
-                message=status.get("message", "") or body[:500].decode("utf-8", "replace"),
-                verb="create",
-                resource="pods/exec",
-                name=pod,
-            ) from error
-        except (WebSocketException, OSError) as error:
-            raise unreachable(api.server, error) from error
+            wire = _dial(api, pod, urlencode(query))
+        except ApiError as error:
+            if error.status != _UNAUTHORIZED or not api.renewed(client):
+                raise
+            wire = _dial(api, pod, urlencode(query))
         return cls(wire, api.server)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
@@ -258,6 +236,43 @@ class Exec:
                 verb="create",
                 resource="pods/exec",
             )
+
+
+def _dial(api: Api, pod: str, query: str) -> WebSocket:
+    """Raises: ApiError, Unreachable."""
+    from websocket import WebSocket, WebSocketBadStatusException, WebSocketException
+
+    configuration = api.client.configuration
+    host = urlsplit(configuration.host)
+    scheme = "wss" if host.scheme == "https" else "ws"
+    path = host.path.rstrip("/") + PODS.path(api.namespace, pod, "exec")
+    token = api.authorization()
+    wire = WebSocket(sslopt=_tls(configuration), enable_multithread=False, skip_utf8_validation=True)
+    try:
+        wire.connect(
+            f"{scheme}://{host.netloc}{path}?{query}",
+            header=[f"User-Agent: {USER_AGENT}", *([f"Authorization: {token}"] if token else [])],
+            subprotocols=["v5.channel.k8s.io", "v4.channel.k8s.io"],
+            timeout=30,
+            suppress_origin=True,
+            sockopt=keep_alive(),
+            **_proxy(configuration),
+        )
+        wire.settimeout(None)
+    except WebSocketBadStatusException as error:
+        body = getattr(error, "resp_body", b"") or b""
+        status = _status(body)
+        raise ApiError(
+            status=error.status_code,
+            cause=status.get("reason", ""),
+            message=status.get("message", "") or body[:500].decode("utf-8", "replace"),
+            verb="create",
+            resource="pods/exec",
+            name=pod,
+        ) from error
+    except (WebSocketException, OSError) as error:
+        raise unreachable(api.server, error) from error
+    return wire
 
 
 def not_running(error: ApiError) -> bool:
