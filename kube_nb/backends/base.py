@@ -256,13 +256,19 @@ class Backend(Protocol):
         ...
 
     def list(self, ids: frozenset[JobId] | None = None, *, all_users: bool = False) -> list[JobStatus]:
-        """These jobs (unknown ids are left out), or all of one's own, newest first."""
+        """These jobs (unknown ids are left out), or all of one's own, newest first, as they stand now.
+
+        Raises:
+            Refused: the target knows the user no more, or lets them no more.
+            Unreachable: nobody answered.
+        """
         ...
 
-    def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
-        """Call back with every job's status now and at each change, from a thread of the backend's own.
+    def subscribe(self, callback: Callable[[JobStatus], None], id: JobId | None = None) -> Subscription:
+        """Call back with every job's status, or one's, now and at each change, from a thread of the backend's own.
 
-        One watch serves all jobs. A deleted job is no more heard of.
+        One watch serves all jobs. A deleted job is no more heard of. While the target does not answer, the reason of
+        each job that has not ended says so.
         """
         ...
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kube_nb.backends.base import Reason
+from kube_nb.errors import KubeNbError, Refused
 
 End = Mapping[str, Any]
 
@@ -27,6 +28,22 @@ def reason_of(end: End) -> Reason:
     if detail.get("what"):  # who met the failure knew better
         what, why, next = (str(detail.get(key) or "") for key in ("what", "why", "next"))
     return Reason(code=code, what=what, why=why, next=next)
+
+
+def unheard(error: KubeNbError) -> Reason:
+    """Why nothing newer is known of a job that has not ended: its target answers with this error, or not at all.
+
+    Example:
+        >>> unheard(KubeNbError("the cluster cannot be reached")).what
+        'the cluster cannot be reached; this is how the job was last seen, and there it goes on'
+    """
+    refused = error.findings[0].reason.code if isinstance(error, Refused) and error.findings else ""
+    return Reason(
+        code=refused or type(error).__name__,
+        what=f"{error.what}; this is how the job was last seen, and there it goes on",
+        why=error.why,
+        next=error.next,
+    )
 
 
 def size_text(size: float) -> str:

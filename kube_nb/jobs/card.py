@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kube_nb.spec import Phase
 
 if TYPE_CHECKING:
-    from kube_nb.backends.base import Reason
+    from kube_nb.backends.base import JobStatus, Reason
     from kube_nb.jobs.job import Job
     from kube_nb.jobs.journal import Entry
     from kube_nb.jobs.replay import Replay
@@ -106,20 +106,32 @@ def bundle(card: Card) -> dict[str, str]:
     return {"text/plain": card.text(), "text/html": card.html()}
 
 
-def snapshot(job: Job, replay: Replay | None = None, rows: tuple[tuple[str, str], ...] = ()) -> Card:
-    """The card of a job as it is now.
+def snapshot(
+    job: Job,
+    replay: Replay | None = None,
+    rows: tuple[tuple[str, str], ...] = (),
+    *,
+    status: JobStatus | None = None,
+) -> Card:
+    """The card of a job as it is now, or was when its target was heard of last.
 
     Args:
         replay: what was read of its stream so far; None: nothing is read.
         rows: lines of the caller, e.g. what came back.
+        status: what the target has just said; None: it is asked.
+
+    Raises:
+        Refused, Unreachable: nothing is known of the job.
     """
-    from kube_nb.errors import NotFound
+    from kube_nb.errors import NotFound, Refused, Unreachable
     from kube_nb.jobs.job import elapsed
 
     entry = job.entry
     sent = (("sent", _sent(entry)),) if entry else ()
     try:
-        status = job.status()
+        status = status or job.status()
+    except (Refused, Unreachable) as error:
+        status = job.last_seen(error)
     except NotFound as gone:
         return Card(
             job=job.id, label=entry.label if entry else "", where=job.where, phase="Deleted", notes=(gone.what,)

@@ -8,17 +8,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kube_nb.backends.base import Backend, Carried, JobStatus, Reason, Subscription
-from kube_nb.errors import Corrupted, JobFailed, NotFound
+from kube_nb.backends.reasons import unheard
+from kube_nb.errors import Corrupted, JobFailed, NotFound, Refused, Unreachable
 from kube_nb.events import Text
 from kube_nb.jobs.failure import exception_of, failed
 from kube_nb.jobs.follow import follow
 from kube_nb.jobs.lines import Lines
 from kube_nb.jobs.outputs import RESULT, Outputs, kernel_namespace, signature
+from kube_nb.jobs.patience import Patience
 from kube_nb.jobs.replay import Replay
 from kube_nb.runner import graph
 from kube_nb.runner.classes import own_class
@@ -90,6 +93,7 @@ class Job:
 
         Raises:
             NotFound: the job was deleted.
+            Refused, Unreachable: the target does not tell.
         """
         if self._status is None or not self._status.phase.final:
             found = self._backend.list(frozenset({self.id}))
@@ -101,6 +105,16 @@ class Job:
                 )
             self._status = found[0]
         return self._status
+
+    def last_seen(self, error: Refused | Unreachable) -> JobStatus:
+        """What the target said last; the reason is that it tells nothing newer.
+
+        Raises:
+            Refused, Unreachable: it has said nothing yet.
+        """
+        if self._status is None:
+            raise error
+        return replace(self._status, reason=unheard(error))
 
     @property
     def phase(self) -> Phase:
@@ -131,8 +145,9 @@ class Job:
         for batch in follow(self._backend, self.id, nodes=status_nodes[0], procs=status_nodes[1], wait=wait):
             replay.take(batch)
             yield batch
-        if self.status().phase.final:
-            self._replay = replay
+        with suppress(Refused, Unreachable):  # who waits for its end goes on waiting; the stream is then read again
+            if self.status().phase.final:
+                self._replay = replay
 
     def logs(self, follow: bool = False, rank: int | None = None) -> Iterator[str]:
         """The text of the job, line by line, each with its newline.
@@ -170,8 +185,12 @@ class Job:
     def wait(self, timeout: float | None = None) -> Job:
         """Return when the job has ended, whatever its end, or after `timeout` seconds.
 
+        A target that does not answer any more is waited for: the job goes on there.
+
         Raises:
             NotFound: the job was deleted.
+            Refused: the target no longer accepts who asks, and has not for a while.
+            Unreachable: the target has not answered even once.
         """
         give_up = None if timeout is None else time.monotonic() + timeout
         ended = threading.Event()
@@ -181,10 +200,11 @@ class Job:
                 self._status = status
                 ended.set()
 
+        patience = Patience(self)
         subscription = self.subscribe(heard)
         try:
             # A deleted job is no more heard of, so it is looked for now and then.
-            while not self.status().phase.final:
+            while not patience.sees_the_end():
                 left = _LOOK_AGAIN if give_up is None else min(_LOOK_AGAIN, give_up - time.monotonic())
                 if left <= 0:
                     break
@@ -195,7 +215,7 @@ class Job:
 
     def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
         """Call back, from another thread, with the status of this job now and at each change."""
-        return self._backend.subscribe(lambda status: callback(status) if status.id == self.id else None)
+        return self._backend.subscribe(callback, self.id)
 
     def __await__(self) -> Generator[Any, None, Job]:
         return asyncio.get_running_loop().run_in_executor(None, self.wait).__await__()

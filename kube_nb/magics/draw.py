@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import deque
 from html import escape
@@ -28,12 +29,16 @@ _SCRIPTS = ("application/javascript", "text/javascript")
 
 
 class Board:
-    """The job card in a notebook: one display that is updated in place, or one text at the end in a terminal."""
+    """The job card in a notebook: one display that is updated in place, or one text at the end in a terminal.
+
+    Any thread may draw.
+    """
 
     def __init__(self, shell: InteractiveShell, display_id: str) -> None:
         self._shell = shell
         self._id = f"kube-nb-card-{display_id}"
         self.live = hasattr(shell, "kernel")
+        self._lock = threading.RLock()  # an interrupt may come while it is held, and draws too
         self._shown = False
         self._last: Card | None = None
         self._drawn_at = 0.0
@@ -41,11 +46,12 @@ class Board:
     def draw(self, card: Card, *, now: bool = False) -> None:
         """Show this state; states that follow each other within a quarter of a second are one unless `now`."""
         moment = time.monotonic()
-        if not self.live or card == self._last or not (now or moment - self._drawn_at >= _CARD_EVERY):
-            return
-        self._last, self._drawn_at = card, moment
-        publish(self._shell, bundle(card), {}, self._id, update=self._shown)
-        self._shown = True
+        with self._lock:
+            if not self.live or card == self._last or not (now or moment - self._drawn_at >= _CARD_EVERY):
+                return
+            self._last, self._drawn_at = card, moment
+            publish(self._shell, bundle(card), {}, self._id, update=self._shown)
+            self._shown = True
 
     def again(self) -> None:
         """Show the last state anew: the cell's output was cleared, and the card with it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from kube_nb.backends.base import JobStatus, Subscription
     from kube_nb.capture.bundle import Progress
     from kube_nb.capture.work import Work
     from kube_nb.client import Client
@@ -61,7 +63,8 @@ def attend(
     replay = Replay()
     screen = Screen(shell, job, cleared=board.again, trusted=job.entry is not None)
     try:
-        with watched(interactive=interactive):
+        # What the job writes is not all there is to show: it may have to wait, or its target not be heard of.
+        with watched(interactive=interactive), closing(watch(job, board, replay)):
             for batch in job.follow():
                 replay.take(batch)
                 screen.show(batch)
@@ -119,15 +122,14 @@ def _late(board: Board, card: Callable[[], Card]) -> Progress:
     return progress
 
 
-def watch(job: Job, board: Board) -> None:
-    """Keep the card of a detached job up to date from the background, until it has ended."""
-    subscription: Any = None
+def watch(job: Job, board: Board, replay: Replay | None = None) -> Subscription:
+    """Keep the card of a job up to date from the background, until it has ended."""
+    subscription: Subscription | None = None
 
-    def changed(status: Any) -> None:
-        if status.id != job.id:
-            return
-        board.draw(snapshot(job), now=True)
+    def changed(status: JobStatus) -> None:
+        board.draw(snapshot(job, replay, status=status), now=True)
         if status.phase.final and subscription is not None:
             subscription.close()
 
     subscription = job.subscribe(changed)
+    return subscription

@@ -10,7 +10,7 @@ import pytest
 
 from kube_nb.backends.kubernetes.api import JOBS, PODS, Api, ApiError, Kind
 from kube_nb.backends.kubernetes.names import selector
-from kube_nb.backends.kubernetes.snapshot import condition, last_seen, seconds_of
+from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL, condition, last_seen, seconds_of
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.errors import Unreachable
@@ -179,6 +179,67 @@ def test_a_version_that_is_too_old_is_answered_by_a_new_list(cluster, watching, 
     assert len(lists) == 2
 
 
+def test_an_api_server_that_finds_every_version_too_old_is_asked_less_and_less_often(cluster, watching):
+    class Old(Counting):
+        def list(self, kind: Kind, **how):
+            return super().list(kind, **how)[0], "1"
+
+    api = counting(cluster, Old)
+    watching(api).subscribe(lambda snapshot: None)
+    time.sleep(4)
+    lists = [asked for asked in first_pages(api) if "/jobs?" in asked and "watch=1" not in asked]
+    assert 2 <= len(lists) <= 8, "one more at once, then after 0.25, 0.5, 1, 2 seconds"
+
+
+def test_kueue_is_found_though_nobody_answered_the_first_question_for_it(own_namespace, watching, monkeypatch):
+    """In a namespace of its own: all who watch one with a queued job watch Kueue too."""
+    monkeypatch.setattr("kube_nb.backends.kubernetes.session._AGAIN", 0.2)
+
+    class Shy(Counting):
+        shy = True
+
+        def raw(self, path):
+            if self.shy:
+                self.shy = False
+                raise Unreachable(what="nobody answers")
+            return super().raw(path)
+
+    api = counting(own_namespace, Shy)
+    watching(api).subscribe(lambda snapshot: None)
+    own_namespace.create(JOBS, job("queued", meta={"labels": {QUEUE_LABEL: "kube-nb-test-none"}}))
+    until(lambda: any("/workloads?" in asked for asked in api.asked), 30)
+
+
+def test_while_nothing_is_heard_a_watch_does_not_stand_for_what_is_so_now(cut, watching, by_hand):
+    api, proxy = cut
+    watch = watching(api)
+    told = []
+    watch.subscribe(told.append)
+    seen = by_hand("silent", FOREVER)
+    assert watch.wait(seen.id, lambda snapshot: snapshot, PATIENCE)
+    assert watch.live
+    proxy.open = False
+    proxy.sever()
+    until(lambda: not watch.live)
+    until(lambda: any(one.id == seen.id and one.outage for one in told))
+    proxy.open = True
+    until(lambda: watch.live)
+    until(lambda: [one for one in told if one.id == seen.id][-1].outage is None)
+
+
+def test_a_break_that_is_mended_at_once_is_told_to_nobody(cut, watching, by_hand):
+    api, proxy = cut
+    watch = watching(api)
+    told = []
+    watch.subscribe(told.append)
+    seen = by_hand("brief", FOREVER)
+    seen.running()
+    taken = proxy.taken
+    proxy.sever()
+    until(lambda: proxy.taken >= taken + 3 and watch.live)
+    assert not any(one.outage for one in told)
+
+
 def test_connections_that_break_all_the_time_lose_nothing(cut, watching, by_hand):
     api, proxy = cut
     watch = watching(api)
@@ -213,7 +274,7 @@ def test_an_api_server_that_refuses_for_a_moment_is_asked_again(cluster, watchin
     time.sleep(1)
     beginning.refuses = False
     seen = by_hand("begins", pod={"serviceAccountName": "kube-nb-test-nobody"})
-    reason = watch.wait(seen.id, lambda one: status_of(one).reason if one else None, PATIENCE)
+    reason = watch.wait(seen.id, lambda one: status_of(one).reason if one and not one.outage else None, PATIENCE)
     proxy.close()
     assert reason.code == "ServiceAccountMissing", "warnings, too, are heard again"
 

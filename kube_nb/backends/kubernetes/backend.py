@@ -134,11 +134,13 @@ class KubernetesBackend:
         statuses = map(status_of, wanted)
         return [status for status in statuses if not mine or status.owner == self._user]
 
-    def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
+    def subscribe(self, callback: Callable[[JobStatus], None], id: JobId | None = None) -> Subscription:
         """As the protocol says."""
         told: dict[str, JobStatus] = {}
 
         def changed(snapshot: Snapshot) -> None:
+            if id is not None and snapshot.id != id:
+                return
             status = self._status_of(snapshot)
             if told.get(status.id) != status:  # much of what a cluster tells changes nothing for a person
                 told[status.id] = status

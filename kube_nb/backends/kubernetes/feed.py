@@ -16,6 +16,9 @@ _SHORT = 1.0
 """Seconds; whoever ends a watch sooner is not asked again at once."""
 _TOO_OLD = 410
 _NOT_FOR_US = (403, 404)
+_MAY_NOT = (401, 403)
+LASTING = 15.0
+"""Seconds for which an API server that begins refuses whom it will know in a moment."""
 _SELDOM = 120.0
 """Seconds after which it is looked whether the user may read a kind by now."""
 _SECONDS = 300
@@ -35,7 +38,7 @@ class Sink(Protocol):
         ...
 
     def turned(self) -> None:
-        """`ready` or `trouble` of a feed is another one now."""
+        """`ready`, `trouble`, `outage` or `refusal` of a feed is another one now."""
         ...
 
 
@@ -54,6 +57,13 @@ class Feed:
         """It was listed once, or never will be."""
         self.trouble: KubeNbError | None = None
         """Why nothing comes just now."""
+        self.outage: KubeNbError | None = None
+        """That trouble, once a second try did not mend it either."""
+        self.refusal: ApiError | None = None
+        """That trouble, once it is certain that the cluster knows the user and lets them no more."""
+        self._tries = 0
+        self._refused: float | None = None
+        """Since when."""
         self._api = api
         self._sink = sink
         self._labels = labels
@@ -61,6 +71,7 @@ class Feed:
         self._optional = optional
         self._closing = threading.Event()
         self._changes: Changes | None = None
+        self._began: float | None = None
         self._version = ""
         self._allowed = False
 
@@ -90,19 +101,21 @@ class Feed:
         return version
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        pause, stale = _FIRST_PAUSE, False
         while not self._closing.is_set():
-            begun = time.monotonic()
+            self._began = None
             try:
                 self._once()
-                if time.monotonic() - begun > _SHORT:
-                    continue  # its time was over
+                if self._stood() > _SHORT:  # its time was over
+                    stale = False
+                    continue
             except (ApiError, Unreachable) as error:
                 if self._closing.is_set():
                     return
                 if isinstance(error, ApiError):
                     self._version = ""  # too old, or not to be had any more
-                    if error.status == _TOO_OLD:
+                    again, stale = stale and self._stood() <= _SHORT, error.status == _TOO_OLD
+                    if stale and not again:
                         continue
                     if self._may_do_without(error):
                         _log.info("%s are not watched: %s", self.kind.plural, error.why)
@@ -110,15 +123,22 @@ class Feed:
                         self._closing.wait(_SELDOM)
                         continue
                 self._tell(error)
-            if time.monotonic() - begun > pause:
+            if self._stood() > pause:
                 pause = _FIRST_PAUSE  # it stood for a while: a new interruption, not the last one again
             # Not all clients of a cluster that comes back ask in the same moment.
             self._closing.wait(pause * random.uniform(0.75, 1.25))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def _stood(self) -> float:
+        """Seconds since the watch began; 0.0: none did."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
     def _may_do_without(self, error: ApiError) -> bool:
         """Whether the user may not read this kind; an API server that begins refuses everybody for a moment."""
-        return self._optional and not self._allowed and error.status in _NOT_FOR_US
+        return self._optional and error.status in _NOT_FOR_US and (not self._allowed or self._lasts())
+
+    def _lasts(self) -> bool:
+        return self._refused is not None and time.monotonic() - self._refused > LASTING
 
     def _once(self) -> None:
         """List where need be, then watch until the watch ends."""
@@ -129,7 +149,7 @@ class Feed:
         with self._api.watching(
             self.kind, version=self._version, labels=self._labels, fields=self._fields, seconds=_SECONDS
         ) as changes:
-            self._changes = changes
+            self._changes, self._began = changes, time.monotonic()
             self._tell(None, ready=True)
             try:
                 if self._closing.is_set():  # before there was anything to stop
@@ -144,7 +164,17 @@ class Feed:
                 self._changes = None
 
     def _tell(self, trouble: KubeNbError | None, *, ready: bool = False) -> None:
-        news = (trouble is None) != (self.trouble is None) or self.ready < ready
+        before = self._standing
+        refused = trouble if isinstance(trouble, ApiError) and trouble.status in _MAY_NOT else None
+        self._tries = self._tries + 1 if trouble else 0
+        self._refused = (self._refused or time.monotonic()) if refused else None
         self.trouble, self.ready = trouble, self.ready or ready
-        if news:
+        self.outage = trouble if self._tries > 1 else None
+        self.refusal = refused if refused and self._lasts() else None
+        if self._standing != before:
             self._sink.turned()
+
+    @property
+    def _standing(self) -> tuple[object, ...]:
+        """What the sink is told changes of."""
+        return self.ready, self.trouble is None, str(self.outage), self.refusal is None

@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api import Api, ApiError, Object
 from kube_nb.backends.kubernetes.snapshot import job_id
 from kube_nb.backends.kubernetes.transfer import Container, get_objects, list_objects
-from kube_nb.errors import KubeNbError, NotFound
+from kube_nb.errors import KubeNbError, NotFound, Unreachable
 from kube_nb.store.directory import link
 
 _OBJECTS = f"{names.RUN}/out/objects"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PAUSE = 5.0
-"""Seconds until a stream is read again that could not be read to its end."""
+"""Seconds until what could not be read is read again."""
+_UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
 
 
@@ -69,11 +70,17 @@ class Keeping:
         id = job_id(job)
         if not end.get("lingers") or not (self._sent / id).is_dir():
             return
+        give_up = time.monotonic() + end["lingers"]
         try:
             with self._turns[os.getpid(), pod]:
-                if pod not in self._brought:
-                    self._bring(id, Container(self._api, pod))
-                    self._brought.add(pod)
+                while pod not in self._brought:
+                    try:
+                        self._bring(id, Container(self._api, pod))
+                        self._brought.add(pod)
+                    except (ApiError, Unreachable) as error:
+                        if not _passes(error) or time.monotonic() > give_up:
+                            raise
+                        time.sleep(_PAUSE)
         except (KubeNbError, OSError, ValueError) as error:
             # E.g. it was taken while it ran, or the job was deleted. Who asks for what is not there hears of it.
             _log.info("what job %s made was not brought from %s: %s", id, pod, error)
@@ -112,6 +119,11 @@ class Keeping:
         folder = self._folder / id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         get_objects(container, _OBJECTS, {digest: folder / digest for digest in wanted})
+
+
+def _passes(error: ApiError | Unreachable) -> bool:
+    """Whether it may be another answer in a moment: the network comes back, or somebody logs in."""
+    return not isinstance(error, ApiError) or error.status == _UNAUTHORIZED
 
 
 def _linked(source: Path, destination: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, Api, ApiError, Kind, Object
@@ -18,6 +19,8 @@ OF_JOBS = "kueue.x-k8s.io/job-uid"
 """A label of every Workload that stands for a Job."""
 _MOMENT = 1.0
 """Seconds by which one watch may be behind another."""
+_AGAIN = 5.0
+"""Seconds until it is asked again whether there is Kueue."""
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +34,8 @@ class Owner(Protocol):
     """Who opened the session, and knows who listens."""
 
     def audience(self, ids: Iterable[str]) -> Sequence[Listener]: ...
+
+    def rouse(self) -> None: ...
 
     def left(self) -> float: ...
 
@@ -52,6 +57,8 @@ class Session:
             Feed(api, EVENTS, self, fields=WARNINGS, optional=True),
         ]
         self._queues = False
+        self._outage: KubeNbError | None = None
+        """What was passed on."""
         self._settled: set[str] = set()
         self._touched: dict[str, None] = {}
         self._newcomers: list[Listener] = []
@@ -78,6 +85,11 @@ class Session:
     def trouble(self) -> KubeNbError | None:
         return next((feed.trouble for feed in self._feeds if feed.trouble), None)
 
+    @property
+    def refusal(self) -> ApiError | None:
+        """Why nothing will be heard any more unless a person does something."""
+        return next((feed.refusal for feed in self._feeds if feed.refusal), None)
+
     def wait_until_ready(self) -> None:
         """Raises: ApiError, Unreachable: the first list failed; it is tried again behind."""
         with self._turn:
@@ -89,12 +101,11 @@ class Session:
 
     def snapshot(self, id: str) -> Snapshot | None:
         with self._turn:
-            return self._mirror.snapshot(id)
+            return self._seen(id)
 
     def snapshots(self) -> list[Snapshot]:
         with self._turn:
-            found = (self._mirror.snapshot(id) for id in self._mirror.ids())
-            return [snapshot for snapshot in found if snapshot is not None]
+            return [snapshot for snapshot in map(self._seen, self._mirror.ids()) if snapshot is not None]
 
     def greet(self, subscribed: Listener) -> None:
         """Tell somebody new of all jobs."""
@@ -130,7 +141,19 @@ class Session:
 
     def turned(self) -> None:
         with self._turn:
+            outage = next((feed.outage for feed in self._feeds if feed.outage), None)
+            if str(outage) != str(self._outage):
+                self._outage = outage
+                seen = map(self._mirror.snapshot, self._mirror.ids())
+                self._touch(snapshot.id for snapshot in seen if snapshot and not snapshot.ended)
             self._turn.notify_all()
+        if self.refusal:
+            self._owner.rouse()
+
+    def _seen(self, id: str) -> Snapshot | None:
+        """A job as it stands, or stood when the cluster was heard of last."""
+        snapshot = self._mirror.snapshot(id)
+        return replace(snapshot, outage=self._outage) if snapshot and self._outage else snapshot
 
     def _touch(self, ids: Iterable[str]) -> None:
         ids = dict.fromkeys(ids)
@@ -156,7 +179,7 @@ class Session:
         threading.Thread(target=self._watch_queues, name="kube-nb-watch-kueue", daemon=True).start()
 
     def _watch_queues(self) -> None:
-        kind = kueue_workloads(self._api)
+        kind = self._workloads()
         if kind is None:
             return
         feed = Feed(self._api, kind, self, labels=OF_JOBS, optional=True)
@@ -166,6 +189,17 @@ class Session:
                 return
             self._feeds.append(feed)
         feed.start()
+
+    def _workloads(self) -> Kind | None:
+        """As `kueue_workloads` does, however long nobody answers."""
+        while not self._closed:
+            try:
+                return kueue_workloads(self._api)
+            except (ApiError, Unreachable) as error:
+                _log.info("nobody says whether the cluster has Kueue: %s", error)
+            with self._turn:
+                self._turn.wait_for(lambda: self._closed, _AGAIN)
+        return None
 
     # Passing it on ----------------------------------------------------------------------------------------------------
 
@@ -197,16 +231,22 @@ class Session:
         audience = self._owner.audience(ids)
         for id in ids:
             with self._turn:
-                snapshot = self._mirror.snapshot(id) or self._mirror.take_deleted(id)
+                snapshot = self._seen(id) or self._mirror.take_deleted(id)
             if snapshot is not None:
                 for subscribed in audience:
                     subscribed.tell(snapshot.id, snapshot)
 
 
 def kueue_workloads(api: Api) -> Kind | None:
-    """Kueue's Workloads, in the version that this cluster prefers; None: it has no Kueue."""
+    """Kueue's Workloads, in the version that this cluster prefers; None: it has no Kueue, or does not say.
+
+    Raises:
+        ApiError, Unreachable: nobody knows just now.
+    """
     try:
         group = api.raw("/apis/kueue.x-k8s.io")
-    except (ApiError, Unreachable):
-        return None
+    except ApiError as error:
+        if error.status in (403, 404):
+            return None
+        raise
     return Kind("workloads", group["preferredVersion"]["groupVersion"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Object
+from kube_nb.errors import KubeNbError
 from kube_nb.runner.ending import parse_end
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -34,6 +35,7 @@ class Snapshot:
         events: warnings about the Job, its pods, their claims and its place in a queue, the oldest first.
         workloads: what Kueue knows of it.
         deleted: the Job is gone; this is how it was last seen.
+        outage: why nothing newer is known; this is how it was last seen.
     """
 
     job: Object
@@ -41,6 +43,7 @@ class Snapshot:
     events: tuple[Object, ...] = ()
     workloads: tuple[Object, ...] = ()
     deleted: bool = False
+    outage: KubeNbError | None = None
 
     @cached_property
     def id(self) -> str:

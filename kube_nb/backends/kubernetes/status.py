@@ -13,6 +13,7 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Object
 from kube_nb.backends.kubernetes.quantity import amounts
 from kube_nb.backends.kubernetes.reasons import creation, ends, images, kueue, mounts, scheduling, uploads
+from kube_nb.backends.kubernetes.reasons.refusals import why_unheard
 from kube_nb.backends.kubernetes.snapshot import (
     Snapshot,
     annotation,
@@ -46,6 +47,8 @@ def status_of(snapshot: Snapshot, now: float | None = None) -> JobStatus:
     now = time.time() if now is None else now
     end = _last_word(snapshot)
     phase, reason = _standing(snapshot, end, now)
+    if snapshot.outage is not None and not phase.final:
+        reason = why_unheard(snapshot, snapshot.outage)
     pod = snapshot.pod()
     return JobStatus(
         id=JobId(snapshot.id),

@@ -15,6 +15,7 @@ from kube_nb.backends.base import Chunk, Cursor
 from kube_nb.backends.kubernetes import log
 from kube_nb.backends.kubernetes.api import Api, ApiError, Object
 from kube_nb.backends.kubernetes.exec import not_running
+from kube_nb.backends.kubernetes.feed import LASTING
 from kube_nb.backends.kubernetes.kept import kept
 from kube_nb.backends.kubernetes.log import Beheaded, Enough, Heard
 from kube_nb.backends.kubernetes.snapshot import (
@@ -65,6 +66,7 @@ def stream(
 
     Raises:
         NotFound: there is no such job.
+        ApiError: status 401 or 403: it refuses to tell.
         Unreachable: the cluster does not answer any more.
     """
     jobs = _Jobs(api, watch, id, node, follow)
@@ -199,11 +201,17 @@ class _Attempt:
     def chunks(self) -> Iterator[Chunk]:
         pause, moved, began = _FIRST_PAUSE, self._heard.at, time.monotonic()
         failing: float | None = None
+        refused: float | None = None
         while True:
             ended, whole = self._found.ended, True
             try:
                 yield from self._read(ended)
-                failing = None
+                failing = refused = None
+            except ApiError as error:
+                whole, now = False, time.monotonic()
+                refused = refused or now
+                if error.status != _UNAUTHORIZED or now - refused > LASTING:
+                    raise
             except (Unreachable, _Away) as error:
                 whole, now = False, time.monotonic()
                 failing = now if failing is None or self._heard.at != moved else failing

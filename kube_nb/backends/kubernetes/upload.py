@@ -89,14 +89,17 @@ class _Upload:
             self._serve()
 
     def _serve(self) -> None:
-        while (pod := self._watch.wait(self.id, self._next)) is not None and pod:
-            name = pod["metadata"]["name"]
+        while True:
             try:
+                pod = self._watch.wait(self.id, self._next)
+                if not pod:
+                    return
+                name = pod["metadata"]["name"]
                 put_objects(Container(self._api, name), f"{names.RUN}/bundle/objects", self._objects, self._progress)
             except (ApiError, Unreachable) as error:
                 if isinstance(error, ApiError) and error.status == 403:
                     raise
-                _log.info("pod %s cannot be spoken to: %s", name, error)
+                _log.info("the bundle of job %s cannot be sent just now: %s", self.id, error)
                 threading.Event().wait(_PAUSE)
                 continue
             self._served.add(name)

@@ -63,9 +63,9 @@ class Watch:
 
     @property
     def live(self) -> bool:
-        """Whether `snapshots` answers without asking the cluster."""
+        """Whether `snapshots` answers without asking the cluster, and tells what is so now."""
         with self._lock:
-            return self._session is not None and self._session.ready
+            return self._session is not None and self._session.ready and self._session.trouble is None
 
     @property
     def trouble(self) -> KubeNbError | None:
@@ -101,6 +101,7 @@ class Watch:
         """Call back with every job now and at each change, from one thread of the watch's own.
 
         A job that is deleted before it has ended is told of once more, with `deleted`; then it is no more heard of.
+        While the cluster does not answer, or refuses, each job says so with `outage`.
         """
         subscribed = Subscribed(callback, self.drop)
         with self._lock:
@@ -124,6 +125,7 @@ class Watch:
 
         Raises:
             ApiError, Unreachable: nothing could be read at all.
+            ApiError: status 401 or 403: the cluster has refused to tell more for a while.
         """
         give_up = None if timeout is None else time.monotonic() + timeout
         waiter = _Waiter(id)
@@ -133,9 +135,12 @@ class Watch:
         try:
             while True:
                 waiter.changed.clear()
-                answer = until(self.snapshot(id))
+                session = self._opened()
+                answer = until(session.snapshot(id))
                 if answer is not None:
                     return answer
+                if session.refusal is not None:
+                    raise session.refusal
                 left = None if give_up is None else give_up - time.monotonic()
                 if (left is not None and left <= 0) or not waiter.changed.wait(left):
                     return None
@@ -162,6 +167,13 @@ class Watch:
             if waiter.id in touched:
                 waiter.changed.set()
         return subscribed
+
+    def rouse(self) -> None:
+        """Wake all who wait."""
+        with self._lock:
+            waiters = self._waiters
+        for waiter in waiters:
+            waiter.changed.set()
 
     def left(self) -> float:
         """Seconds before which it will not be idle for long enough; the end of a last use wakes nobody."""

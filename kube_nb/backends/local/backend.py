@@ -118,9 +118,11 @@ class LocalBackend:
         found = [status for status in map(self._statuses.read, names) if status]
         return sorted(found, key=lambda status: status.created, reverse=True)
 
-    def subscribe(self, callback: Callable[[JobStatus], None]) -> Subscription:
+    def subscribe(self, callback: Callable[[JobStatus], None], id: JobId | None = None) -> Subscription:
         """As the protocol says. `close` waits for a callback that is running in another thread."""
-        return self._watch.add(callback)
+        if id is None:
+            return self._watch.add(callback)
+        return self._watch.add(lambda status: callback(status) if status.id == id else None)
 
     def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
         """As the protocol says."""

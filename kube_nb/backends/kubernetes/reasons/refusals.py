@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from kube_nb.backends.base import Finding, Reason
 from kube_nb.backends.kubernetes.api import ApiError
 from kube_nb.backends.kubernetes.reasons.creation import reason_of_denial
-from kube_nb.errors import Refused, Unreachable
+from kube_nb.backends.kubernetes.snapshot import Snapshot
+from kube_nb.backends.reasons import unheard
+from kube_nb.errors import KubeNbError, Refused, Unreachable
 
 _FORBIDDEN = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]*)"')
 _IN_GROUP = re.compile(r'in API group "([^"]*)"')
@@ -58,6 +60,13 @@ def unanswered(error: ApiError) -> Unreachable:
         why=error.message or f"it answered with HTTP status {error.status} and no word",
         next=_TELL,
     )
+
+
+def why_unheard(snapshot: Snapshot, outage: KubeNbError) -> Reason:
+    """Why nothing newer is known of a job."""
+    if isinstance(outage, ApiError):
+        outage = refusal(outage, snapshot.job["metadata"].get("namespace", ""))
+    return unheard(outage)
 
 
 def reason_of_refusal(error: ApiError, namespace: str) -> Reason:
