@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from kube_nb.backends.leaving import Leaving
 from kube_nb.errors import Refused
 from kube_nb.spec import Digest, JobId, JobSpec, Phase, Platform, Resources
 
@@ -272,13 +273,26 @@ class Backend(Protocol):
         """
         ...
 
-    def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
+    def stream(
+        self,
+        id: JobId,
+        node: int = 0,
+        cursor: Cursor = Cursor(),
+        *,
+        follow: bool = True,
+        leaving: Leaving | None = None,
+    ) -> Iterator[Chunk]:
         """The bytes of a node's stream from `cursor` on, through all later attempts.
 
         With `follow`, blocks while the job may still write and returns when it has ended; else returns what is there.
 
+        Args:
+            leaving: returns within seconds, too, once the reader leaves.
+
         Raises:
             NotFound: there is no such job.
+            Refused: the target knows the user no more, or lets them no more.
+            Unreachable: the target has not answered for minutes.
         """
         ...
 

@@ -17,6 +17,7 @@ from kube_nb.backends.kubernetes.payload import fits
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.backends.kubernetes.store import Stores
 from kube_nb.backends.kubernetes.watch import Watch
+from kube_nb.backends.leaving import Leaving
 from kube_nb.config import Settings
 from kube_nb.events import Decoder, Event, Text
 from kube_nb.spec import Policy
@@ -68,8 +69,16 @@ class Place:
         self.watch.remember(job)
         return made, sent
 
-    def stream(self, id: str, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
-        return stream.stream(self.api, self.watch, self.stores, id, node, cursor, follow)
+    def stream(
+        self,
+        id: str,
+        node: int = 0,
+        cursor: Cursor = Cursor(),
+        *,
+        follow: bool = True,
+        leaving: Leaving | None = None,
+    ) -> Iterator[Chunk]:
+        return stream.stream(self.api, self.watch, self.stores, id, node, cursor, follow, leaving=leaving)
 
     def job(self, id: str) -> Object:
         return self.api.get(JOBS, id)

@@ -13,6 +13,7 @@ from kube_nb.backends.base import Cursor
 from kube_nb.backends.kubernetes import stream
 from kube_nb.backends.kubernetes.api import PODS, Api
 from kube_nb.backends.kubernetes.snapshot import state
+from kube_nb.backends.leaving import Leaving
 from kube_nb.errors import NotFound
 from kube_nb.events import Decoder, Text
 from tests.cluster.cells import IN_POD, place, read_all
@@ -78,6 +79,30 @@ def test_the_first_lines_are_there_while_the_job_runs(here, unique):
         if b"now\n" in seen:
             break
     assert b"now\n" in b"".join(chunk.data for chunk in here.stream(id, follow=False))
+
+
+@pytest.mark.parametrize("source", ["kubelet", "copy", "nothing yet"])
+def test_one_who_leaves_a_silent_job_waits_for_nothing_more(here, unique, source):
+    id, leaving = unique("leave"), Leaving()
+    memory = 1 << 50 if source == "nothing yet" else 512 << 20  # more than any node has
+    here.send(id, "import time; print('x' * 100_000, flush=True); time.sleep(600)", memory=memory)
+    heard = threading.Event()
+
+    def read() -> None:
+        for chunk in here.stream(id, cursor=Cursor(0, 90_000 if source == "copy" else 0), leaving=leaving):
+            if chunk.data:
+                heard.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    if source == "nothing yet":
+        assert not heard.wait(1)
+    else:
+        assert heard.wait(60)
+    assert reader.is_alive()
+    leaving.leave()
+    reader.join(30)
+    assert not reader.is_alive()
 
 
 def test_nobody_streams_a_job_that_is_not_there(here):

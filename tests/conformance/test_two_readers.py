@@ -7,7 +7,8 @@ import threading
 from kube_nb.client import Client
 from kube_nb.spec import Phase
 from tests.conformance.frontend import SeparateKernel
-from tests.conformance.sending import Sender, ended, running, sent
+from tests.conformance.gate import Gate
+from tests.conformance.sending import Sender, ended, running, sent, until
 
 SLOW = "import time\nprint('ready', flush=True)\nfor n in range(50):\n    print(n, flush=True)\n    time.sleep(0.02)\nx = {'a': [1]}"
 PRINTED = "ready\n" + "".join(f"{n}\n" for n in range(50))
@@ -48,6 +49,18 @@ def test_one_who_goes_away_does_not_disturb_the_other(send: Sender) -> None:
     first.close()  # type: ignore[attr-defined]
 
     assert "".join(second) == PRINTED
+    assert ended(job).phase is Phase.SUCCEEDED
+
+
+def test_nothing_goes_on_reading_a_silent_job_of_several_nodes_for_one_who_went_away(send: Sender, gate: Gate) -> None:
+    job = send(f"print('ready', flush=True)\n{gate.wait}", nodes=2)
+    lines = job.logs(follow=True)
+    assert sorted([next(lines), next(lines)]) == ["[0] ready\n", "[1] ready\n"]
+    lines.close()  # type: ignore[attr-defined]
+
+    until(lambda: not any(thread.name.startswith(f"follow-{job.id}") for thread in threading.enumerate()), 30)
+    assert not job.phase.final
+    gate.open()
     assert ended(job).phase is Phase.SUCCEEDED
 
 

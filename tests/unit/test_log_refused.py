@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kube_nb.backends.kubernetes import log
+from kube_nb.backends.leaving import Leaving
 from kube_nb.events import Encoder
 
 REFUSAL = b"failed to create fsnotify watcher: too many open files"
@@ -30,7 +31,9 @@ class Kubelet:
 
 def heard(*pieces: bytes, follow: bool = True) -> bytes:
     kubelet: Any = Kubelet(*pieces)
-    return b"".join(data for _, data in log.from_kubelet(kubelet, "pod", follow=follow, bounded=False))
+    return b"".join(
+        data for _, data in log.from_kubelet(kubelet, "pod", follow=follow, bounded=False, leaving=Leaving())
+    )
 
 
 @pytest.fixture

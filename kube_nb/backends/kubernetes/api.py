@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from kube_nb.backends.kubernetes.credentials import authorization
 from kube_nb.backends.kubernetes.silence import unreachable
+from kube_nb.backends.kubernetes.wire import shut_down
 from kube_nb.errors import KubeNbError, Unreachable
 
 if TYPE_CHECKING:
@@ -439,13 +439,14 @@ class Changes(Iterator[Object]):
 
     def stop(self) -> None:
         """Whoever waits for the next item gets Unreachable or the end, at once."""
-        stream = _socket(self._response)
-        plain = getattr(stream, "socket", stream)  # through a proxy, TLS is around another socket
-        if isinstance(plain, socket.socket):
-            with suppress(OSError):  # it has ended by itself
-                # Not the method of an SSLSocket, which also ends the decryption under the reader: what had arrived
-                # would then be read as it is.
-                socket.socket.shutdown(plain, socket.SHUT_RDWR)
+        shut(self._response)
+
+
+def shut(response: BaseHTTPResponse) -> None:
+    """End an answer from another thread: whoever reads it gets Unreachable or the end, at once."""
+    stream = _socket(response)
+    if stream is not None:
+        shut_down(stream)
 
 
 def _socket(response: BaseHTTPResponse) -> Any:

@@ -43,6 +43,7 @@ from kube_nb.backends.kubernetes.stream import Ended
 from kube_nb.backends.kubernetes.tidying import Tidying
 from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
+from kube_nb.backends.leaving import Leaving
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Refused
 from kube_nb.spec import Digest, JobId, JobSpec, Platform, new_job_id
@@ -149,9 +150,17 @@ class KubernetesBackend:
         with refused(self._api.namespace):
             return self._watch.subscribe(changed)
 
-    def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
+    def stream(
+        self,
+        id: JobId,
+        node: int = 0,
+        cursor: Cursor = Cursor(),
+        *,
+        follow: bool = True,
+        leaving: Leaving | None = None,
+    ) -> Iterator[Chunk]:
         """As the protocol says."""
-        return self._stream(id, node, cursor, follow, self._keeping.heard)
+        return self._stream(id, node, cursor, follow, self._keeping.heard, leaving)
 
     def fetch(self, id: JobId, digest: Digest, destination: Path, progress: Carried | None = None) -> Path:
         """As the protocol says."""
@@ -271,9 +280,11 @@ class KubernetesBackend:
     def _stores(self) -> Stores:
         return Stores(self._api, self._settings, self._user)
 
-    def _stream(self, id: str, node: int, cursor: Cursor, follow: bool, ended: Ended) -> Iterator[Chunk]:
+    def _stream(
+        self, id: str, node: int, cursor: Cursor, follow: bool, ended: Ended, leaving: Leaving | None = None
+    ) -> Iterator[Chunk]:
         with refused(self._api.namespace):
-            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended)
+            yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended, leaving)
 
     def _snapshot(self, id: str) -> Snapshot:
         for snapshot in read(self._api, [id]):

@@ -14,7 +14,7 @@ from typing import Any
 
 from kube_nb.backends.kubernetes.api import SELF_REVIEWS, Api, ApiError
 from kube_nb.backends.kubernetes.credentials import Renewal
-from kube_nb.backends.kubernetes.exec import keep_alive
+from kube_nb.backends.kubernetes.wire import keep_alive
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Unreachable
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import select
-import socket
 import ssl
 import struct
 import time
@@ -21,6 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 from kube_nb.backends.kubernetes.api import PODS, USER_AGENT, Api, ApiError
 from kube_nb.backends.kubernetes.silence import unreachable
+from kube_nb.backends.kubernetes.wire import keep_alive, proxied, shut_down, tls
 from kube_nb.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ _GLANCE = 0.5
 """Seconds after which a sender that cannot send looks whether it was told why."""
 _GONE = ("not found", "not running", "NotFound", "not exist", "completed pod", "is in state", "exited", "stopped")
 """In what a node says of a container that does not run; there is no status of its own for that."""
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
-"""A network that went away without a word is noticed after a minute."""
 _BINARY_FINAL = 0x82
 _MASKED = 0x80
 
@@ -132,6 +130,11 @@ class Exec:
         """End the connection; the program sees the end of its stdin."""
         with contextlib.suppress(Exception):
             self._socket.close(timeout=0)
+
+    def abort(self) -> None:
+        """Break the connection from another thread: whoever sends or receives gets ExecFailed, at once."""
+        if self._socket.sock is not None:
+            shut_down(self._socket.sock)
 
     def __enter__(self) -> Exec:
         return self
@@ -247,7 +250,7 @@ def _dial(api: Api, pod: str, query: str) -> WebSocket:
     scheme = "wss" if host.scheme == "https" else "ws"
     path = host.path.rstrip("/") + PODS.path(api.namespace, pod, "exec")
     token = api.authorization()
-    wire = WebSocket(sslopt=_tls(configuration), enable_multithread=False, skip_utf8_validation=True)
+    wire = WebSocket(sslopt=tls(configuration), enable_multithread=False, skip_utf8_validation=True)
     try:
         wire.connect(
             f"{scheme}://{host.netloc}{path}?{query}",
@@ -256,7 +259,7 @@ def _dial(api: Api, pod: str, query: str) -> WebSocket:
             timeout=30,
             suppress_origin=True,
             sockopt=keep_alive(),
-            **_proxy(configuration),
+            **proxied(configuration),
         )
         wire.settimeout(None)
     except WebSocketBadStatusException as error:
@@ -284,42 +287,9 @@ def _broken(why: str) -> ExecFailed:
     return ExecFailed(what="the connection to the job's container broke", why=why, next="it is tried again")
 
 
-def keep_alive() -> list[tuple[int, int, int]]:
-    """Options of a socket on which nothing may come for hours, and whose other end may vanish without a word."""
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    known = {name: getattr(socket, name) for name in _KEEP_ALIVE if hasattr(socket, name)}  # macOS lacks some
-    return options + [(socket.IPPROTO_TCP, known[name], _KEEP_ALIVE[name]) for name in known]
-
-
 def _status(data: bytes) -> dict[str, Any]:
     try:
         status = json.loads(data)
     except ValueError:
         return {}
     return status if isinstance(status, dict) else {}
-
-
-def _tls(configuration: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {"cert_reqs": ssl.CERT_REQUIRED if configuration.verify_ssl else ssl.CERT_NONE}
-    if configuration.verify_ssl and configuration.ssl_ca_cert:
-        options["ca_certs"] = configuration.ssl_ca_cert
-    if not configuration.verify_ssl:
-        options["check_hostname"] = False
-    for ours, theirs in (("certfile", "cert_file"), ("keyfile", "key_file"), ("server_hostname", "tls_server_name")):
-        if getattr(configuration, theirs, None):
-            options[ours] = getattr(configuration, theirs)
-    return options
-
-
-def _proxy(configuration: Any) -> dict[str, Any]:
-    if not configuration.proxy:
-        return {}
-    proxy = urlsplit(configuration.proxy)
-    options: dict[str, Any] = {
-        "http_proxy_host": proxy.hostname,
-        "http_proxy_port": proxy.port,
-        "proxy_type": proxy.scheme,
-    }
-    if configuration.no_proxy:
-        options["http_no_proxy"] = configuration.no_proxy.split(",")
-    return options

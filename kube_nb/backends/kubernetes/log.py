@@ -11,12 +11,14 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import PODS, Api
+from kube_nb.backends.kubernetes.api import PODS, Api, shut
 from kube_nb.backends.kubernetes.exec import STDERR, STDOUT, ExecFailed
 from kube_nb.backends.kubernetes.transfer import Container
+from kube_nb.backends.leaving import Leaving
 from kube_nb.errors import NotFound
 from kube_nb.events import MARK
 from kube_nb.runner.stream import KUBELET_KEEPS
@@ -71,11 +73,12 @@ class Heard:
         self._held = look[-len(_END) :] if newline or len(line) > _LONGEST_END else look[begin:]
 
 
-def from_kubelet(api: Api, pod: str, *, follow: bool, bounded: bool) -> Iterator[tuple[int, bytes]]:
+def from_kubelet(api: Api, pod: str, *, follow: bool, bounded: bool, leaving: Leaving) -> Iterator[tuple[int, bytes]]:
     """The places and bytes of the whole stream, of which the kubelet knows; with `follow` until the container ends.
 
     Args:
         bounded: stop after what is quicker read otherwise: a kubelet passes on some 30,000 lines a second.
+        leaving: breaks it off.
 
     Raises:
         Beheaded: the beginning is gone.
@@ -86,7 +89,7 @@ def from_kubelet(api: Api, pod: str, *, follow: bool, bounded: bool) -> Iterator
     query = {"container": names.CONTAINER, "follow": str(follow).lower()}
     size = lines = 0
     head: bytes | None = b""
-    with api.stream("GET", PODS, pod, "log", query=query) as response:
+    with api.stream("GET", PODS, pod, "log", query=query) as response, leaving.ends(partial(shut, response)):
         pieces = api.pieces(response)
         for data in _without_refusal(pieces) if follow else pieces:
             if head is not None:  # the first line has not all come
@@ -139,20 +142,22 @@ def what_is_left(api: Api, pod: str) -> tuple[bytes, int | None]:
     return data, None
 
 
-def from_now(api: Api, pod: str, at: int) -> Iterator[tuple[int, bytes]]:
+def from_now(api: Api, pod: str, at: int, leaving: Leaving) -> Iterator[tuple[int, bytes]]:
     """What comes from this moment until the container ends, as if the stream went on at the place `at`.
 
     Raises:
         ApiError: the container does not run, or the pod is gone. Unreachable: the connection broke.
     """
     query = {"container": names.CONTAINER, "follow": "true", "tailLines": "0"}
-    with api.stream("GET", PODS, pod, "log", query=query) as response:
+    with api.stream("GET", PODS, pod, "log", query=query) as response, leaving.ends(partial(shut, response)):
         for data in _without_refusal(api.pieces(response)):
             yield at, data
             at += len(data)
 
 
-def from_copy(container: Container, path: str, offset: int, *, follow: bool) -> Iterator[tuple[int, bytes]]:
+def from_copy(
+    container: Container, path: str, offset: int, *, follow: bool, leaving: Leaving
+) -> Iterator[tuple[int, bytes]]:
     """The places and bytes of the runner's copy from `offset` on; with `follow` until the stream has ended.
 
     Raises:
@@ -163,7 +168,7 @@ def from_copy(container: Container, path: str, offset: int, *, follow: bool) -> 
     words = ["read", path, str(offset), *(["--follow"] if follow else [])]
     said = bytearray()
     # An open input is how the reader in the container hears that nobody listens any more.
-    with container.tool(*words, stdin=follow) as program:
+    with container.tool(*words, stdin=follow) as program, leaving.ends(program.abort):
         for channel, data in program.receive():
             if channel == STDOUT:
                 yield offset, data

@@ -31,6 +31,7 @@ from kube_nb.backends.kubernetes.status import is_last
 from kube_nb.backends.kubernetes.store import Stores
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.kubernetes.watch import Watch, read
+from kube_nb.backends.leaving import Leaving
 from kube_nb.errors import NotFound, StorageFailed, Unreachable
 from kube_nb.store.url import UrlStore
 
@@ -59,6 +60,7 @@ def stream(
     cursor: Cursor,
     follow: bool,
     ended: Ended = lambda job, pod, end: None,
+    leaving: Leaving | None = None,
 ) -> Iterator[Chunk]:
     """The bytes of a node's stream from `cursor` on, as the protocol says.
 
@@ -69,12 +71,12 @@ def stream(
         ApiError: status 401 or 403: it refuses to tell.
         Unreachable: the cluster does not answer any more.
     """
-    jobs = _Jobs(api, watch, id, node, follow)
+    jobs = _Jobs(api, watch, id, node, follow, leaving or Leaving())
     attempt, offset = cursor.attempt, cursor.offset
     while (found := jobs.attempt(attempt)) is not None:
         reading = _Attempt(api, stores, jobs, found, attempt, offset, ended)
         yield from reading.chunks()
-        if reading.last:
+        if reading.last or jobs.leaving.gone:
             return
         attempt, offset = attempt + 1, 0
 
@@ -95,12 +97,13 @@ class _Found:
 class _Jobs:
     """What the cluster says of the job's pods, waited for where the reader follows."""
 
-    def __init__(self, api: Api, watch: Watch, id: str, node: int, follow: bool) -> None:
+    def __init__(self, api: Api, watch: Watch, id: str, node: int, follow: bool, leaving: Leaving) -> None:
         self._api = api
         self._watch = watch
         self.id = id
         self.node = node
         self.follow = follow
+        self.leaving = leaving
         self._known = False
 
     @property
@@ -116,7 +119,8 @@ class _Jobs:
         if not self.follow:
             found = self._look(self._once(), number)
             return found if isinstance(found, _Found) else None
-        found = self._watch.wait(self.id, lambda snapshot: self._look(snapshot, number))
+        with self.leaving.ends(self._watch.rouse):
+            found = self._watch.wait(self.id, lambda snapshot: self._look(snapshot, number))
         return found if isinstance(found, _Found) else None
 
     def now(self, number: int, *, ended: bool = False, timeout: float = 0.0) -> _Found | None:
@@ -141,6 +145,8 @@ class _Jobs:
 
     def _look(self, snapshot: Snapshot | None, number: int) -> _Found | Literal["none"] | None:
         """None: it may yet come."""
+        if self.leaving.gone:
+            return "none"
         if snapshot is None:
             if self._known:
                 return "none"  # it was deleted meanwhile
@@ -219,6 +225,8 @@ class _Attempt:
                     if not self._jobs.cluster_answers:
                         raise self._unreadable(error) from error
                     failing = None  # a job may be silent for hours, its node away for long: it is waited for
+            if self._jobs.leaving.gone:
+                return
             if self._heard.end is not None:
                 if not self._found.ended:
                     self._tell_end(self._found.snapshot.job, self._name, self._heard.end)
@@ -236,7 +244,7 @@ class _Attempt:
                 return
             if not whole or ended:
                 # The server is away, or cuts connections, or the node has not written all down: nothing tells when.
-                time.sleep(pause)
+                self._jobs.leaving.pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             self._look_again(whole)
 
@@ -313,7 +321,8 @@ class _Attempt:
         follow = self._jobs.follow
         try:
             here = Container(self._api, self._name)
-            yield from self._take(log.from_copy(here, self._path, self._heard.at, follow=follow))
+            copy = log.from_copy(here, self._path, self._heard.at, follow=follow, leaving=self._jobs.leaving)
+            yield from self._take(copy)
         except NotFound as error:
             yield from self._without_copy(follow, error.why)
         except ApiError as error:
@@ -351,7 +360,8 @@ class _Attempt:
         if self._store.url:
             path = log.copy_path(self._store.path, self._jobs.node, self._number)
             return UrlStore(self._store.url).read(path, self._heard.at)
-        return log.from_copy(self._stores.open(self._found.snapshot.job), self._path, self._heard.at, follow=False)
+        there, leaving = self._stores.open(self._found.snapshot.job), self._jobs.leaving
+        return log.from_copy(there, self._path, self._heard.at, follow=False, leaving=leaving)
 
     def _without_copy(self, follow: bool, why: str) -> Iterator[Chunk]:
         try:
@@ -363,7 +373,7 @@ class _Attempt:
         if self._heard.at:
             yield self._loss(None, why)
             if follow:
-                yield from self._take(log.from_now(self._api, self._name, self._heard.at))
+                yield from self._take(log.from_now(self._api, self._name, self._heard.at, self._jobs.leaving))
             return
         data, missing = log.what_is_left(self._api, self._name)
         if missing != 0:
@@ -372,7 +382,8 @@ class _Attempt:
         yield from self._take(iter([(0, data)]))
 
     def _from_kubelet(self, follow: bool, *, bounded: bool) -> Iterator[Chunk]:
-        source = log.from_kubelet(self._api, self._name, follow=follow, bounded=bounded)
+        leaving = self._jobs.leaving
+        source = log.from_kubelet(self._api, self._name, follow=follow, bounded=bounded, leaving=leaving)
         try:
             for chunk in self._take(source):
                 yield chunk

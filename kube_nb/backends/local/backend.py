@@ -30,6 +30,7 @@ from kube_nb.backends.base import (
     Subscription,
     refuse,
 )
+from kube_nb.backends.leaving import Leaving
 from kube_nb.backends.local import lock, memory
 from kube_nb.backends.local.admission import Admission
 from kube_nb.backends.local.bus import Bus, Listener, runtime_directory, topic_of_changes, topic_of_job
@@ -124,12 +125,20 @@ class LocalBackend:
             return self._watch.add(callback)
         return self._watch.add(lambda status: callback(status) if status.id == id else None)
 
-    def stream(self, id: JobId, node: int = 0, cursor: Cursor = Cursor(), *, follow: bool = True) -> Iterator[Chunk]:
+    def stream(
+        self,
+        id: JobId,
+        node: int = 0,
+        cursor: Cursor = Cursor(),
+        *,
+        follow: bool = True,
+        leaving: Leaving | None = None,
+    ) -> Iterator[Chunk]:
         """As the protocol says."""
         job = self._job(id)
         if not follow:
             return read_stream(job, node, cursor)
-        return follow_stream(job, str(self._state), self._bus, node, cursor)
+        return follow_stream(job, str(self._state), self._bus, node, cursor, leaving or Leaving())
 
     def fetch(self, id: JobId, digest: Digest, destination: Path, progress: Carried | None = None) -> Path:
         """Where the object lies; `destination` is not needed here."""

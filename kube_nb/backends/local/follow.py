@@ -7,6 +7,7 @@ import select
 from collections.abc import Iterator
 
 from kube_nb.backends.base import Chunk, Cursor
+from kube_nb.backends.leaving import Leaving
 from kube_nb.backends.local.bus import Listener, topic_of_job
 from kube_nb.backends.local.directory import JobDirectory
 from kube_nb.backends.local.status import state_stamp, status_of
@@ -43,8 +44,8 @@ def _read_attempt(job: JobDirectory, node: int, cursor: Cursor) -> Iterator[Chun
         os.close(descriptor)
 
 
-def follow(job: JobDirectory, state: str, bus: str, node: int, cursor: Cursor) -> Iterator[Chunk]:
-    """The same, until the job has ended and all is read."""
+def follow(job: JobDirectory, state: str, bus: str, node: int, cursor: Cursor, leaving: Leaving) -> Iterator[Chunk]:
+    """The same, until the job has ended and all is read, or the reader leaves."""
     supervisor: int | None = None
     # The ear first, then the look: what is written in between is heard.
     with Listener(bus, topic_of_job(state, job.id)) as listener:
@@ -60,7 +61,7 @@ def follow(job: JobDirectory, state: str, bus: str, node: int, cursor: Cursor) -
                 for chunk in read(job, node, cursor):
                     yield chunk
                     cursor = Cursor(chunk.at.attempt, chunk.at.offset + len(chunk.data))
-                if over:
+                if over or leaving.gone:
                     return
                 if supervisor is None:
                     supervisor = supervisor_end(job)
