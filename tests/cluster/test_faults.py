@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,8 +180,9 @@ while True:
 """
 
 
-def test_an_api_server_that_stops_and_starts_costs_no_line_and_no_result(lab, cluster):
-    """Its job runs on: who sent it from a notebook, and who waits for it elsewhere, miss nothing."""
+def test_an_api_server_that_stops_and_starts_costs_no_line_and_no_result(lab, cluster, monkeypatch):
+    """Its jobs run on: who sent one from a notebook, and who waits for it elsewhere, miss nothing."""
+    monkeypatch.setenv("KUBE_NB_ON", CLUSTER.on)
     gate = Gate(CLUSTER.address)
     with own_kernel() as kernel, ThreadPoolExecutor() as beside:
         shown = kernel.shell.frontend
@@ -188,28 +191,36 @@ def test_an_api_server_that_stops_and_starts_costs_no_line_and_no_result(lab, cl
             """What the card said meanwhile, and how somebody else saw the job end."""
             try:
                 until(lambda: "line 20\n" in shown.cell.text)
-                client = Client(CLUSTER.on)
-                end = beside.submit(client.job(client.journal.ids()[0]).wait, 240)
-                os.kill(process_of("kube-apiserver"), signal.SIGKILL)  # one asked to end serves watches for a while
-                until(lambda: not answers(cluster), 15)
-                told, seen = shown.cell.card, shown.cell.text.count("\n")
-                lab("up")  # starts what is missing
+                end = beside.submit(Client().job().wait, 240)
+                with stopped_server(lab, cluster):
+                    told, seen = shown.cell.card, shown.cell.text.count("\n")
                 until(lambda: shown.cell.text.count("\n") > seen + 100)
             finally:
-                lab("up")
                 gate.open()
             return told, end.result().phase
 
         happened = beside.submit(outage)
-        kernel.send(COUNTS.format(address=gate.address), f"--on {CLUSTER.on} --image lab/python:3.11 --cpu 0.1")
+        kernel.send(COUNTS.format(address=gate.address), "--image lab/python:3.11 --cpu 0.1")
         told, phase = happened.result()
         assert "Running" in told, "the last that was known"
         assert kernel.text == "".join(f"line {number}\n" for number in range(kernel["lines"]))
         assert "Succeeded" in kernel.card
         assert phase is Phase.SUCCEEDED
         assert "".join(kernel.job.logs()) == kernel.text
-        Client(CLUSTER.on).delete(kernel.job)
+        Client().delete(kernel.job)
     gate.close()
+
+
+@contextmanager
+def stopped_server(lab, cluster) -> Iterator[None]:
+    """Nobody answers in the meantime, and whoever listened is cut off."""
+    os.kill(process_of("kube-apiserver"), signal.SIGKILL)  # one that is asked to end serves watches for a while
+    try:
+        until(lambda: not answers(cluster), 15)
+        yield
+    finally:
+        lab("up")  # starts what is missing
+        until(lambda: answers(cluster), 60)
 
 
 def answers(cluster) -> bool:
