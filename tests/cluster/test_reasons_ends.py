@@ -211,6 +211,17 @@ def test_a_deadline_of_the_cluster_ends_what_is_late_alone(by_hand):
     assert (in_time.phase, in_time.reason) == ("Succeeded", None)
 
 
+def test_a_deadline_of_a_pod_is_not_called_a_kill_by_somebody(by_hand):
+    seen = by_hand("late", STUBBORN, pod={"activeDeadlineSeconds": 3})
+    status = seen.final()
+    assert (status.phase, status.reason.code) == ("Failed", "DeadlineExceeded")
+    assert "3 s" in status.reason.what
+    assert "--timeout" in status.reason.next
+    assert seen.snapshot().pods[0]["status"]["reason"] == "DeadlineExceeded"
+    in_time = by_hand("in-time", says("Succeeded", 0), pod={"activeDeadlineSeconds": 600}).final()
+    assert (in_time.phase, in_time.reason) == ("Succeeded", None)
+
+
 def test_a_job_that_somebody_deletes_is_told_once_and_no_more_heard_of(by_hand, cluster, watch):
     heard = []
     subscription = watch.subscribe(lambda snapshot: heard.append(status_of(snapshot)))

@@ -82,6 +82,8 @@ def _without_word(snapshot: Snapshot, pod: Object, terminated: Object) -> Reason
         return _cannot_start(terminated.get("message", ""))
     if pod["metadata"].get("deletionTimestamp"):
         return _pod_deleted(snapshot, node_of(pod))
+    if (pod.get("status") or {}).get("reason") == "DeadlineExceeded":
+        return _late(snapshot, pod)
     if cause == "ContainerStatusUnknown":
         return Reason(
             code="NodeLost",
@@ -131,6 +133,16 @@ def _deadline(snapshot: Snapshot) -> Reason:
         code="DeadlineExceeded",
         what=f"the cluster has ended the job: its time was over{f' after {limit} s' if limit else ''}",
         why="the Job's activeDeadlineSeconds is reached, the time it waited included; its pods and their logs are gone",
+        next="give it more time with --timeout, or less to do",
+    )
+
+
+def _late(snapshot: Snapshot, pod: Object) -> Reason:
+    limit = pod["spec"].get("activeDeadlineSeconds")
+    return Reason(
+        code="DeadlineExceeded",
+        what=f"the cluster has ended the job{_on_node(snapshot, pod)}: its time was over after {limit} s",
+        why="the pod's activeDeadlineSeconds is reached, and its runner did not end by itself before",
         next="give it more time with --timeout, or less to do",
     )
 
