@@ -13,7 +13,7 @@ import pytest
 
 from kube_nb.errors import StorageFailed
 from kube_nb.spec import JobSpec, Phase, new_job_id
-from tests.conformance.sending import gone
+from tests.conformance.sending import gone, until
 from tests.unit.small_runner.workshop import FOREVER, Workshop
 
 
@@ -111,6 +111,7 @@ def test_a_submit_that_was_killed_before_its_supervisor_was_told_is_found_dead(w
     state = json.loads((place / "state.json").read_text())
     (place / "state.json").write_text(json.dumps(state | {"phase": "Pending", "end": {}, "ended": None}))
     (place / "lock").write_text("")
+    until(lambda: workshop.status(job).phase.final, what="its true supervisor has left")
     assert workshop.status(job).reason.code == "SupervisorLost"
 
 
