@@ -13,9 +13,13 @@ import yaml
 
 from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.connect import Place, connection, user_of
+from kube_nb.backends.kubernetes.exec import Exec
 from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
+from tests.cluster.audit import Audit
+from tests.cluster.handmade import FOREVER
+from tests.conformance.sending import until
 
 MOST = 12
 """Requests of a submit, the first lists of its watch among them."""
@@ -85,3 +89,17 @@ def test_a_kubeconfig_that_was_written_anew_is_read_anew(kubeconfig):
     first = connection(place)
     os.utime(kubeconfig, (1, 1))  # as a login does
     assert connection(place) is not first
+
+
+def test_a_program_in_a_container_is_asked_for_under_our_name(cluster, by_hand, unique, monkeypatch):
+    agent = f"kube-nb {unique('agent')}"
+    monkeypatch.setattr("kube_nb.backends.kubernetes.exec.USER_AGENT", agent)
+    try:
+        audit = Audit(agent)
+    except LookupError as none:
+        pytest.skip(f"cluster: {none}")
+    seen = by_hand("exec", FOREVER)
+    seen.running()
+    with Exec.start(cluster, seen.snapshot().pods[0]["metadata"]["name"], ["true"], stdin=False) as program:
+        program.output()
+    until(lambda: {request.resource for request in audit.requests()} == {"pods/exec"}, 30)

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 from kube_nb.backends.kubernetes.credentials import authorization
 from kube_nb.backends.kubernetes.silence import unreachable
-from kube_nb.backends.kubernetes.wire import shut_down
+from kube_nb.backends.kubernetes.wire import pools, shut_down
 from kube_nb.errors import KubeNbError, Unreachable
 
 if TYPE_CHECKING:
@@ -398,9 +398,7 @@ class Api:
     def _connections(self, client: ApiClient) -> PoolManager:
         """Those of this process: a fork would else write into its parent's, and spoil their encryption."""
         if self._process != os.getpid():
-            from kubernetes.client.rest import RESTClientObject
-
-            client.rest_client, self._process = RESTClientObject(client.configuration), os.getpid()
+            client.rest_client, self._process = pools(client.configuration), os.getpid()
         return client.rest_client.pool_manager
 
     def _refused(self, response: BaseHTTPResponse, kind: Kind, name: str, subresource: str, verb: str) -> ApiError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from kube_nb.backends.kubernetes.api import SELF_REVIEWS, Api, ApiError
 from kube_nb.backends.kubernetes.credentials import Renewal
-from kube_nb.backends.kubernetes.wire import keep_alive
+from kube_nb.backends.kubernetes.wire import pools
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Unreachable
 
@@ -129,12 +128,13 @@ def _client(place: Place) -> Any:
         ) from missing
     with _usable(place):
         if place.context:
-            return _kept_alive(
-                config.new_client_from_config(config_file=place.kubeconfig, context=place.context, persist_config=False)
-            )
-        configuration = client.Configuration()
-        config.load_incluster_config(client_configuration=configuration)
-        return _kept_alive(client.ApiClient(configuration))
+            made = config.new_client_from_config(place.kubeconfig, place.context, persist_config=False)
+        else:
+            configuration = client.Configuration()
+            config.load_incluster_config(client_configuration=configuration)
+            made = client.ApiClient(configuration)
+    made.rest_client = pools(made.configuration)
+    return made
 
 
 @contextmanager
@@ -152,13 +152,6 @@ def _usable(place: Place) -> Iterator[None]:
             if place.context
             else "in-cluster works inside a pod that has a service account: a job has the one of --service-account",
         ) from error
-
-
-def _kept_alive(api: Any) -> Any:
-    """A log that is followed may be silent for hours: who answers no more must be noticed otherwise."""
-    at_once = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as urllib3 has it where nobody says otherwise
-    api.rest_client.pool_manager.connection_pool_kw["socket_options"] = [at_once, *keep_alive()]
-    return api
 
 
 def user_of(api: Api) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from kubernetes.client import Configuration
+    from kubernetes.client.rest import RESTClientObject
 
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 """A network that went away without a word is noticed after a minute."""
@@ -29,7 +33,7 @@ def shut_down(stream: Any) -> None:
             socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
-def tls(configuration: Any) -> dict[str, Any]:
+def tls(configuration: Configuration) -> dict[str, Any]:
     """What a client of the `kubernetes` package is told of certificates, as a WebSocket takes it."""
     options: dict[str, Any] = {"cert_reqs": ssl.CERT_REQUIRED if configuration.verify_ssl else ssl.CERT_NONE}
     if configuration.verify_ssl and configuration.ssl_ca_cert:
@@ -42,7 +46,7 @@ def tls(configuration: Any) -> dict[str, Any]:
     return options
 
 
-def proxied(configuration: Any) -> dict[str, Any]:
+def proxied(configuration: Configuration) -> dict[str, Any]:
     """What it is told of a proxy, as a WebSocket takes it."""
     if not configuration.proxy:
         return {}
@@ -50,8 +54,32 @@ def proxied(configuration: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
         "http_proxy_host": proxy.hostname,
         "http_proxy_port": proxy.port,
+        "http_proxy_auth": _known_as(configuration.proxy),
         "proxy_type": proxy.scheme,
     }
     if configuration.no_proxy:
         options["http_no_proxy"] = configuration.no_proxy.split(",")
     return options
+
+
+def pools(configuration: Configuration) -> RESTClientObject:
+    """The connections of a client that were not used yet.
+
+    A log that is followed may be silent for hours: who answers no more must be noticed otherwise.
+    """
+    from kubernetes.client.rest import RESTClientObject
+    from urllib3 import make_headers
+
+    who = _known_as(configuration.proxy or "")
+    if who is not None:
+        configuration.proxy_headers = make_headers(proxy_basic_auth=":".join(who))
+    made = RESTClientObject(configuration)
+    at_once = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as urllib3 has it where nobody says otherwise
+    made.pool_manager.connection_pool_kw["socket_options"] = [at_once, *keep_alive()]
+    return made
+
+
+def _known_as(proxy: str) -> tuple[str, str] | None:
+    """The name and the password in a proxy's address, which neither library takes from there."""
+    address = urlsplit(proxy)
+    return (unquote(address.username), unquote(address.password or "")) if address.username else None
