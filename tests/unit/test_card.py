@@ -7,7 +7,8 @@ import re
 import pytest
 
 from kube_nb.backends.base import Reason
-from kube_nb.jobs.card import Card, duration
+from kube_nb.jobs.card import Card, asked_text, duration
+from kube_nb.spec import Resources
 
 
 def card(**changes):
@@ -49,3 +50,17 @@ def test_metrics_show_their_newest_values():
 )
 def test_durations_are_written_for_a_person(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({}, ""),
+        ({"memory": "2Gi", "cpu": 0.5}, "memory 2 GiB, 0.5 cores"),
+        ({"cpu": 1, "gpus": 2, "gpu_product": ["A100"]}, "1 core, 2 nvidia.com/gpu A100"),
+        ({"memory": "4Gi", "nodes": 2, "procs": 3}, "memory 4 GiB, 3 processes, on each of 2 nodes"),
+        ({"nodes": 2}, "2 nodes"),
+    ],
+)
+def test_what_a_job_asks_for_is_told_in_a_few_words(asked, text):
+    assert asked_text(Resources.parse(**asked)) == text

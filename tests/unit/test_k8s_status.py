@@ -26,7 +26,7 @@ from kube_nb.backends.kubernetes.snapshot import (
 )
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.runner.ending import end, shorten
-from kube_nb.spec import Phase
+from kube_nb.spec import Gpu, Phase, Resources
 
 ID = "train-4kq8z2pd"
 BORN = "2026-11-23T01:30:55Z"
@@ -109,6 +109,57 @@ def reason(snapshot: Snapshot, now: float = NOW):
 
 
 # Where a job stands -------------------------------------------------------------------------------------------------
+
+
+def uploaded(*pods: Object, nodes: int = 1, who_has_it: str = "") -> Snapshot:
+    """A job whose bundle is uploaded, and the pods that have it."""
+    job = a_job(nodes=nodes, retries=1)
+    job["metadata"]["annotations"] |= {names.TRANSPORT: "upload", names.UPLOADED: who_has_it}
+    return Snapshot(job, pods)
+
+
+FIRST, SECOND = (f"{ID}-0-abcd{attempt}" for attempt in range(2))
+UNPLACED = false("PodScheduled", "Unschedulable", "0/2 nodes are available")
+TWO = (a_pod(SCHEDULED, state=RUNNING), a_pod(SCHEDULED, state=RUNNING, node=1))
+AGAIN = (ended(1), a_pod(SCHEDULED, state=RUNNING, failures=1))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "phase", "uploading"),
+    [
+        (uploaded(), "Pending", True),
+        (uploaded(a_pod(SCHEDULED)), "Pending", True),
+        (uploaded(a_pod(SCHEDULED, state=RUNNING)), "Pending", True),
+        (uploaded(a_pod(SCHEDULED, state=RUNNING), who_has_it=FIRST), "Running", False),
+        (uploaded(*TWO, nodes=2, who_has_it=FIRST), "Pending", True),
+        (uploaded(*TWO, nodes=2, who_has_it=f"{FIRST},{ID}-1-abcd0"), "Running", False),
+        (uploaded(*AGAIN, who_has_it=FIRST), "Starting", True),
+        (uploaded(*AGAIN, who_has_it=f"{FIRST},{SECOND}"), "Running", False),
+    ],
+)
+def test_a_job_is_not_running_before_each_of_its_pods_has_been_sent_what_it_needs(snapshot, phase, uploading):
+    status = status_of(snapshot, NOW)
+    assert status.phase == phase
+    assert (status.reason is not None) == uploading
+    if status.reason is not None:
+        assert status.reason.code == "Uploading"
+        assert "keep the kernel that sent it alive" in status.reason.next
+
+
+def test_what_keeps_a_job_from_its_place_comes_before_what_it_has_yet_to_be_sent():
+    alone, also = status_of(Snapshot(a_job(), (a_pod(UNPLACED),)), NOW).reason, reason(uploaded(a_pod(UNPLACED)))
+    assert alone is not None
+    assert (also.code, also.what, also.why) == (alone.code, alone.what, alone.why)
+    assert also.next.startswith(alone.next)
+    assert "keep the kernel that sent it alive" in also.next
+
+
+def test_what_each_pod_was_given_is_read_off_the_job():
+    job = a_job(nodes=2)
+    given = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "2Gi", "nvidia.com/gpu": "2"}}
+    job["spec"]["template"] = {"spec": {"containers": [{"name": "sidecar"}, {"name": "job", "resources": given}]}}
+    asks = status_of(Snapshot(job), NOW).asks
+    assert asks == Resources(cpu=0.5, memory=2 << 30, gpu=Gpu(count=2), nodes=2)
 
 
 def test_what_submit_knew_is_read_from_the_job():
