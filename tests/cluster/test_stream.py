@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.leaving import Leaving
 from kube_nb.errors import NotFound
 from kube_nb.events import Decoder, Text
+from tests.cluster.alone import BINDINGS
 from tests.cluster.cells import IN_POD, place, read_all
 from tests.cluster.cutter import wired
 from tests.cluster.small_jobs import pod_when, pods
@@ -162,6 +164,29 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(cluster, unique, tmp_pa
                 threading.Event().wait(3)
 
         at = Once(b"line 20\n", away)
+        read = read_all(there.stream(id), at.seen)
+        assert at.begun
+    assert read.text == printed(200)
+
+
+def test_a_server_that_refuses_everybody_as_it_begins_is_waited_for(alone, admin, unique, tmp_path):
+    """Its rules come to it a moment after it has begun to answer: here the rule itself does."""
+    id = unique("begins")
+    rules = replace(admin, namespace=alone.namespace)
+    with wired(alone) as (api, wire), place(api, tmp_path) as there:
+        source = "import time\nfor i in range(200):\n    print('line', i, flush=True)\n    time.sleep(0.05)"
+        there.send(id, source, store=IN_POD)
+
+        def begins() -> None:
+            binding = rules.get(BINDINGS, "tenant")
+            with wire.dead():
+                rules.delete(BINDINGS, "tenant")
+                threading.Event().wait(1)
+            threading.Event().wait(2)
+            del binding["metadata"]["resourceVersion"], binding["metadata"]["uid"]
+            rules.create(BINDINGS, binding)
+
+        at = Once(b"line 20\n", begins)
         read = read_all(there.stream(id), at.seen)
         assert at.begun
     assert read.text == printed(200)

@@ -41,6 +41,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _REREAD = 1 << 16
 """After a break, so much is rather read again than asked for by exec."""
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
+_BEGINS = 10.0
+"""Seconds after a break in which a 403 says nothing of rights: an API server that begins refuses everybody."""
 _DRAIN, _DRAIN_KILLED = 15.0, 1.0
 """Seconds without a byte after which nothing more comes of a container that has ended."""
 _SETTLE = 5.0
@@ -178,9 +180,8 @@ class _Away(Exception):
     """The kubelet has no such container (any more), or does not answer the API server."""
 
 
-def _away(error: ApiError) -> Exception:
-    """What a refusal to read a log or to exec means."""
-    return error if error.status in (_UNAUTHORIZED, _FORBIDDEN) else _Away(error.message)
+class _Begins(_Away):
+    """An API server that begins does not know the rules yet."""
 
 
 class _Attempt:
@@ -201,6 +202,8 @@ class _Attempt:
         """What was read is all there is."""
         self._store = kept(found.snapshot.job)
         self._path = log.copy_path(self._store.folder, jobs.node, number)
+        self._broken_at = -_BEGINS
+        """When a connection broke, or ended, or there was none: the last time."""
         self.last = False
         """No other attempt follows this one; known by its own last word."""
 
@@ -220,6 +223,8 @@ class _Attempt:
                     raise
             except (Unreachable, _Away) as error:
                 whole, now = False, time.monotonic()
+                if isinstance(error, Unreachable):
+                    self._broken_at = now
                 failing = now if failing is None or self._heard.at != moved else failing
                 if now - failing > _PATIENCE:
                     if not self._jobs.cluster_answers:
@@ -236,6 +241,7 @@ class _Attempt:
                 return
             if self._heard.at != moved:
                 pause, moved, began = _FIRST_PAUSE, self._heard.at, time.monotonic()
+                self._broken_at = began
             if whole and ended and self._all:
                 return
             if whole and ended and self._has_settled(time.monotonic() - began):
@@ -256,6 +262,15 @@ class _Attempt:
             why=str(error),
             next="try again; %kube_attach goes on with it",
         )
+
+    def _meant(self, error: ApiError) -> Exception:
+        """What a refusal to read a log or to exec means."""
+        if error.status == _UNAUTHORIZED or self._is_forbidden(error):
+            return error
+        return (_Begins if error.status == _FORBIDDEN else _Away)(error.message)
+
+    def _is_forbidden(self, error: ApiError) -> bool:
+        return error.status == _FORBIDDEN and time.monotonic() - self._broken_at > _BEGINS
 
     def _has_settled(self, silence: float) -> bool:
         """A container ends before its node has written down its last lines."""
@@ -326,10 +341,10 @@ class _Attempt:
         except NotFound as error:
             yield from self._without_copy(follow, error.why)
         except ApiError as error:
-            if error.status == _FORBIDDEN:
+            if self._is_forbidden(error):
                 yield from self._without_copy(follow, error.message)
             elif not not_running(error):
-                raise _away(error) from error
+                raise self._meant(error) from error
             # Else it ended just now, which the caller looks for.
 
     def _after_all(self) -> Iterator[Chunk]:
@@ -345,12 +360,14 @@ class _Attempt:
             except (NotFound, StorageFailed) as error:
                 why = error.why or error.what  # nothing was worth keeping, or somebody removed it
             except ApiError as error:
-                if error.status != _FORBIDDEN:
-                    raise _away(error) from error  # e.g. that pod ended just now
+                if not self._is_forbidden(error):
+                    raise self._meant(error) from error  # e.g. that pod ended just now
                 why = error.message
         if self._found.pod is not None:
             try:
                 yield from self._without_copy(False, why)
+            except _Begins:
+                raise
             except _Away as error:
                 yield self._loss(None, f"the node does not show its log: {error}")
         elif self._found.snapshot.pods:
@@ -390,7 +407,7 @@ class _Attempt:
                 if self._heard.end is not None:
                     return  # the container may stay long after its last word
         except ApiError as error:
-            raise _away(error) from error
+            raise self._meant(error) from error
 
     def _take(self, source: Iterator[tuple[int, bytes]]) -> Iterator[Chunk]:
         for place, data in source:
