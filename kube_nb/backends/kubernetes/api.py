@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from kube_nb.backends.kubernetes.credentials import authorization
-from kube_nb.backends.kubernetes.silence import unreachable
+from kube_nb.backends.kubernetes.silence import foreign, unreachable
 from kube_nb.backends.kubernetes.wire import pools, shut_down
 from kube_nb.errors import KubeNbError, Unreachable
 
@@ -250,7 +250,10 @@ class Api:
         for piece in self.pieces(response):
             *lines, held = (held + piece).split(b"\n")
             for line in lines:
-                item = json.loads(line)
+                try:
+                    item = json.loads(line)
+                except ValueError as error:
+                    raise foreign(self.server, line) from error
                 if item["type"] == "ERROR":
                     raise _refusal(item["object"].get("code", 500), item["object"], "watch", "", "")
                 yield item
@@ -340,7 +343,10 @@ class Api:
             data = response.data
         if response.status >= 400:
             raise _refusal(response.status, _status(data), verb, resource, name)
-        return json.loads(data)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise foreign(self.server, data) from error
 
     def _send(
         self,

@@ -189,7 +189,9 @@ class Exec:
         connection = self._connection
         if isinstance(connection, ssl.SSLSocket) and connection.pending():
             return True
-        return bool(select.select([connection], [], [], 0)[0])
+        poll = select.poll()  # select() takes no descriptor from 1024 on
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _take_frame(self) -> None:
         """Read one frame, and hold what the program wrote."""

@@ -38,5 +38,15 @@ def unreachable(server: str, error: BaseException) -> Unreachable:
     return Unreachable(what=f"{server} cannot be reached", why=why, next=next)
 
 
+def foreign(server: str, data: bytes) -> Unreachable:
+    """Somebody else answered: what came is nothing that an API server writes, e.g. a proxy's page to log in."""
+    begun = " ".join(data[:80].decode("utf-8", "replace").split())
+    return Unreachable(
+        what=f"what answers for {server} is no Kubernetes API server",
+        why=f"it sent no JSON, but `{begun}`",
+        next="a proxy may want you to log in; check the address in the kubeconfig, and the VPN",
+    )
+
+
 def _last(error: BaseException) -> str:
     return str(error).rsplit(": ", 1)[-1] or type(error).__name__

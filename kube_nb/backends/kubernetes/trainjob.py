@@ -34,7 +34,13 @@ def make(api: Api, plan: JobPlan) -> Object | None:
         if runtime is not None and not in_doubt(error):
             api.delete(RUNTIMES, plan.spec.id)
         raise
-    adopt(api, owner or api.get(TRAIN_JOBS, plan.spec.id))
+    try:
+        adopt(api, owner or api.get(TRAIN_JOBS, plan.spec.id))
+    except ApiError as error:
+        if owner is not None and not in_doubt(error):
+            api.delete(TRAIN_JOBS, plan.spec.id, propagation="Foreground")
+            api.delete(RUNTIMES, plan.spec.id)
+        raise
     return owner
 
 
