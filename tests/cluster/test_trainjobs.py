@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from kube_nb.backends.kubernetes import addons, ending, submit
-from kube_nb.backends.kubernetes.api import JOBS, PODS, SECRETS, SERVICES, Api
+from kube_nb.backends.kubernetes import addons, ending, examine, submit
+from kube_nb.backends.kubernetes.api import JOBS, PODS, SECRETS, SERVICES, Api, ApiError
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.watch import Watch
@@ -16,6 +17,8 @@ from kube_nb.spec import Phase, Placement, Policy
 from tests.cluster.handmade import Seen
 from tests.cluster.small_jobs import plan
 from tests.cluster.test_gangs import MEET, PATIENCE, SLEEP_ONCE, WHO, printed, running
+from tests.cluster.users import applied, user
+from tests.conformance.sending import until
 from tests.unit.pod_files import make_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -101,3 +104,25 @@ def test_the_time_out_ends_it(send):
     status = send("import time; time.sleep(300)", timeout=1.0).final(PATIENCE)
     assert status.reason is not None
     assert status.reason.code == "TimedOut"
+
+
+def test_nothing_is_left_where_a_runtime_cannot_be_given_to_its_trainjob(
+    cluster: Api, admin: Api, unique: Callable[[str], str], tmp_path: Path
+):
+    if addons.kind(cluster, "trainer.kubeflow.org", "trainjobs") is None:
+        pytest.skip("cluster: it has no Kubeflow Trainer")
+    id = unique("via")
+    bundle = make_bundle(tmp_path / id, "print(1)", job=id)
+    with user(admin, tmp_path) as somebody:
+        granted = list(yaml.safe_load_all(examine.grant(somebody.api, somebody.name)))
+        for rule in (
+            rule for one in granted for rule in one.get("rules", ()) if "trainingruntimes" in rule["resources"]
+        ):
+            rule["verbs"].remove("patch")
+        with applied(admin, yaml.safe_dump_all(granted), suffix=f"-{somebody.context}"):
+            wanted = plan(somebody.api, id, placement=VIA, memory=128 << 20, digest=bundle.digest)
+            with pytest.raises(ApiError, match="cannot patch resource"):
+                submit.create(somebody.api, wanted, bundle)
+    until(lambda: cluster.find(TRAIN_JOBS, id) is None, 60, "the TrainJob goes")
+    assert cluster.find(RUNTIMES, id) is None
+    assert cluster.find(SECRETS, id) is None
