@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from kube_nb.backends.kubernetes import names, site
-from kube_nb.backends.kubernetes.manifests.job import TTL
 from kube_nb.backends.kubernetes.payload import LIMIT
 from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, Right
 from kube_nb.config import Settings
@@ -34,7 +33,7 @@ def test_each_label_and_annotation_is_listed(mark: str) -> None:
     [
         names.STORE_CLAIM,
         site.CONFIG_MAP,
-        f"{TTL // 86400} days",
+        "`retention_days` (7)",
         f"{LIMIT:,} bytes",
         str(MASTER_PORT),
         str(PORT),

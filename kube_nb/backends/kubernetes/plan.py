@@ -58,6 +58,7 @@ class JobPlan:
         tolerations, affinity, pull_secret: from the settings.
         join: seconds in which all nodes of the job must have found each other.
         patches: strategic-merge patches of the Job, in the order in which they are applied.
+        retention: seconds that the ended Job, and what it owns, stays.
         submitted: when, as seconds since the epoch by this machine's clock.
     """
 
@@ -75,6 +76,7 @@ class JobPlan:
     pull_secret: str | None = None
     join: float = 600.0
     patches: tuple[Mapping[str, Any], ...] = ()
+    retention: int = 7 * 86400
     submitted: float = field(default_factory=time.time)
 
     @property

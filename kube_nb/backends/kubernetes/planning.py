@@ -19,6 +19,8 @@ from kube_nb.spec import JobSpec
 LEAST_MEMORY = 2 * 1024**3
 TIMES_SHIPPED = 3
 """What travels is there once as bytes, once as objects, and the code makes something of it."""
+SHORTEST_RETENTION = 3600
+"""Seconds for which an ended job stays in any case: somebody wants to read how it ended."""
 CORES = 0.5
 """Asked for where nobody says how many; more is taken where it is free."""
 
@@ -64,6 +66,7 @@ def plan_of(
         affinity=settings.get("affinity") or {},
         pull_secret=settings.get("pull_secret"),
         patches=tuple(_patches(spec, settings)),
+        retention=max(SHORTEST_RETENTION, int(settings.get("retention_days") * 86400)),
     )
 
 

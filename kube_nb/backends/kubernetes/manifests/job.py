@@ -9,8 +9,6 @@ from kube_nb.backends.kubernetes.patch import patched
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.runner.ending import CODES
 
-TTL = 7 * 86400
-"""Seconds that an ended Job, and what it owns, stays."""
 AGAIN = 88
 """Exit status of a node that ended because the whole gang starts again."""
 _FINAL = ("TimedOut", "Cancelled", "BundleCorrupted", "EnvironmentFailed", "OutOfDisk", "RunnerFault")
@@ -33,7 +31,7 @@ def indexed_job(plan: JobPlan) -> Object:
             "maxFailedIndexes": 0,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
-            "ttlSecondsAfterFinished": TTL,
+            "ttlSecondsAfterFinished": plan.retention,
             "template": pod.job_pod(plan),
         },
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kube_nb.backends.kubernetes.api import Kind, Object
 from kube_nb.backends.kubernetes.manifests import marks
-from kube_nb.backends.kubernetes.manifests.job import TTL, indexed_job
+from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL
 
@@ -52,7 +52,7 @@ def training_runtime(plan: JobPlan) -> Object:
     jobs: Object = {
         "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True, "subdomain": plan.spec.id},
         "replicatedJobs": [part],
-        "ttlSecondsAfterFinished": TTL,
+        "ttlSecondsAfterFinished": plan.retention,
     }
     return {
         "apiVersion": _VERSION,
