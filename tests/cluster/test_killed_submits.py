@@ -21,6 +21,7 @@ from kube_nb.backends.kubernetes import addons, cleaning, names, submit
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, Kind, Object
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
+from kube_nb.backends.kubernetes.manifests.transfer import IDLE
 from kube_nb.backends.kubernetes.snapshot import annotation, condition
 from kube_nb.client import Client
 from kube_nb.config import Settings
@@ -241,7 +242,7 @@ def test_submits_that_are_killed(
     client.clean(older_than=0)
     goes(lambda: without_owner(alone), 180)
     client.clean_store()
-    goes(lambda: left_in(alone), 60)
+    goes(lambda: left_in(alone), IDLE + 60)  # what still waits to be spoken to ends by itself
 
 
 def way_of(job: Object, sent: Mapping[str, Sent]) -> Way | None:
