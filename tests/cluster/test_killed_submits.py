@@ -57,7 +57,7 @@ ALL_WAYS = {
     "through the shared claim": Way(25, size=LARGE),
     "as a TrainJob": Way(20, {"via": "trainjob"}),
 }
-OWN_CLAIMS = {"through a claim of its own": Way(15, size=LARGE, store="claim:{id}")}
+OWN_CLAIMS = {"through a claim of its own": Way(8, size=LARGE, store="claim:{id}")}
 
 
 class Sender:
