@@ -68,15 +68,15 @@ lint: $(READY)
 	@$(BIN)/lint-imports --no-logo
 
 # With a cluster: first what needs none, then what waits for it most of the time, then what breaks or fills it, alone.
-# What a busy cluster was too slow for is tried again, twice at most, and counted as `rerun`.
+# What a busy machine, or a busy cluster, was too slow for is tried again, once or twice, counted and named as RERUN.
 test: lint
 	@if [ -z "$$KUBECONFIG" ]; then \
-		$(PYTEST) -n $(WORKERS) $(ARGS); \
+		$(PYTEST) -n $(WORKERS) --reruns 1 -rR $(ARGS); \
 	else \
 		failed=; \
-		$(PYTEST) -n $(WORKERS) -m "not cluster" $(ARGS) || failed=1; \
-		$(PYTEST) -n $(CLUSTER_WORKERS) -m "cluster and not alone" --reruns 2 --timeout 300 $(ARGS) || failed=1; \
-		$(PYTEST) -n 0 -m "alone" --reruns 2 $(ARGS) || failed=1; \
+		$(PYTEST) -n $(WORKERS) -m "not cluster" --reruns 1 -rR $(ARGS) || failed=1; \
+		$(PYTEST) -n $(CLUSTER_WORKERS) -m "cluster and not alone" --reruns 2 -rR --timeout 300 $(ARGS) || failed=1; \
+		$(PYTEST) -n 0 -m "alone" --reruns 2 -rR $(ARGS) || failed=1; \
 		[ -z "$$failed" ]; \
 	fi
 

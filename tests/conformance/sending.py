@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -131,6 +133,14 @@ def until(holds: Callable[[], Any], seconds: float = 120, what: str = "") -> Any
         assert time.monotonic() < deadline, f"never came true: {what or holds}"
         time.sleep(0.01)
     return found
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """What a folder holds, without what goes while it is read: a job that has ended tidies up behind."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file() and not path.is_symlink():
+                yield path, path.read_bytes()
 
 
 def gone(pid: int, within: float = 10) -> bool:
