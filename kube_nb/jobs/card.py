@@ -136,7 +136,7 @@ def snapshot(
         return Card(
             job=job.id, label=entry.label if entry else "", where=job.where, phase="Deleted", notes=(gone.what,)
         )
-    asks = asked_text(job.asks)
+    asks = asked_text(job.asks_by(status))
     asked = (("asks", asks),) if asks else ()
     running = status.phase in (Phase.STARTING, Phase.RUNNING)
     step = replay.step if replay and running and replay.step != "running" else ""

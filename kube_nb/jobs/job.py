@@ -129,7 +129,11 @@ class Job:
     @property
     def asks(self) -> Resources:
         """What each node was given: the target's defaults among it, where it has some."""
-        given = self.status().asks
+        return self.asks_by(self.status())
+
+    def asks_by(self, status: JobStatus) -> Resources:
+        """The same, by what the target has said before."""
+        given = status.asks
         try:
             sent = spec_from(self._entry.spec).resources if self._entry else Resources()
         except (KeyError, TypeError):  # written by another version
