@@ -12,7 +12,7 @@ import pytest
 from kube_nb.backends.kubernetes import addons, ending, names
 from kube_nb.backends.kubernetes import cleaning as module
 from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
-from kube_nb.backends.kubernetes.cleaning import Cleaning
+from kube_nb.backends.kubernetes.cleaning import Cleaning, stamp_of
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, training_runtime
@@ -127,7 +127,7 @@ def test_the_pod_of_the_next_job_cleans_up_by_the_way(here, mine):
     here.stores.pods.close(names.STORE_CLAIM)
     job = new_job_id("t-next")
     here.send(job, HOLDS)
-    stamp = here.stores.memory.with_suffix(".swept")
+    stamp = stamp_of(here.stores.memory, here_only=False)
     own = cleaning(here)
     own.after(job, Store(kind="shared", claim=names.STORE_CLAIM))
     give_up = time.monotonic() + 60
@@ -146,7 +146,7 @@ def test_a_job_without_a_store_cleans_up_what_is_kept_here(here):
     old = here.folder / "state" / "results" / "old"
     old.mkdir(parents=True)
     os.utime(old, (0, 0))
-    stamp = here.stores.memory.with_suffix(".swept-here")
+    stamp = stamp_of(here.stores.memory, here_only=True)
     stamp.unlink(missing_ok=True)
     cleaning(here).after(new_job_id("t-next"), Store())
     give_up = time.monotonic() + 60

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kube_nb import Client, KubeNbError
-from tests.conformance.backends import BACKENDS, Target
+from tests.conformance.backends import BACKENDS, CLUSTER, Target
 from tests.conformance.frontend import SeparateKernel
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
@@ -43,6 +43,8 @@ def target(request: pytest.FixtureRequest, state_dir: Path, monkeypatch: pytest.
     monkeypatch.setenv("KUBE_NB_ON", request.param.on)
     for setting in os.environ.get("CONFORMANCE_SET", "").split():  # tests/cluster/test_conformance_via.py
         monkeypatch.setenv(*setting.split("=", 1))
+    if request.param is CLUSTER:
+        request.getfixturevalue("swept")(state_dir)
     backend = Client().backend
     for mark in request.node.iter_markers("needs"):
         for capability in mark.args:
@@ -52,6 +54,28 @@ def target(request: pytest.FixtureRequest, state_dir: Path, monkeypatch: pytest.
     client = Client()
     for status in client.backend.list(frozenset(client.journal.ids())):
         client.backend.delete(status.id)
+
+
+@pytest.fixture(scope="session")
+def swept() -> Callable[[Path], None]:
+    """Says in a state directory that the cluster was cleaned up today.
+
+    It is done once a day, and each test has a day of its own: hundreds of jobs would look through all of the store.
+    """
+    from kube_nb.backends.kubernetes.cleaning import stamp_of
+    from kube_nb.backends.kubernetes.connect import Place, connect
+    from kube_nb.backends.kubernetes.store import memory_of
+
+    api = connect(Place(CLUSTER.on, CLUSTER.on))
+
+    def say(state: Path) -> None:
+        state.mkdir(mode=0o700, exist_ok=True)
+        for here_only in (False, True):
+            stamp = stamp_of(memory_of(api, state), here_only=here_only)
+            stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stamp.touch(0o600)
+
+    return say
 
 
 @pytest.fixture

@@ -89,8 +89,7 @@ class Cleaning:
     def after(self, id: str, store: Store) -> None:
         """Clean up in the background where a day has gone by: a shared claim through the pod of the job `id`, which was
         just submitted."""
-        here_only = store.kind not in ("shared", "url")
-        stamp = self._stores.memory.with_suffix(".swept-here" if here_only else ".swept")
+        stamp = stamp_of(self._stores.memory, here_only=store.kind not in ("shared", "url"))
         if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY:
             return
         threading.Thread(target=self._later, args=(id, store, stamp), name=f"clean-{id}", daemon=True).start()
@@ -253,6 +252,15 @@ class Cleaning:
             self._stores.forget()
         size = number(claim["spec"]["resources"]["requests"]["storage"])
         return [Removed(kind="store", name=names.STORE_CLAIM, size=int(size))]
+
+
+def stamp_of(memory: Path, *, here_only: bool) -> Path:
+    """The file that says when it was cleaned up last: the store too, or what this machine keeps alone.
+
+    Args:
+        memory: what is known of the namespace, see `store.memory_of`.
+    """
+    return memory.with_suffix(".swept-here" if here_only else ".swept")
 
 
 def entries(usage: Usage, jobs: Sequence[Snapshot], live: set[str], now: float) -> Iterator[Entry]:

@@ -82,7 +82,6 @@ def delete(api: Api, watch: Watch, snapshot: Snapshot) -> None:
     via = trainjob.made(snapshot.job)
     if via:
         api.delete(TRAIN_JOBS, id, propagation="Foreground")
-        api.delete(RUNTIMES, id)
     else:
         api.delete(JOBS, meta["name"], propagation="Foreground", uid=meta.get("uid", ""))
     api.delete(SECRETS, id)
@@ -91,8 +90,10 @@ def delete(api: Api, watch: Watch, snapshot: Snapshot) -> None:
     gone = watch.wait(id, lambda now: True if now is None or now.deleted else None, _grace(snapshot) + _PATIENCE)
     if gone is None:
         raise _stuck(watch.snapshot(id) or snapshot)
-    for kind in (TRAIN_JOBS, RUNTIMES) if via else ():
-        wait_until_gone(api, kind, id)
+    if via:
+        wait_until_gone(api, TRAIN_JOBS, id)
+        api.delete(RUNTIMES, id)  # not before: Trainer lets nobody change a TrainJob whose runtime is gone
+        wait_until_gone(api, RUNTIMES, id)
     claim = _own_claim(snapshot)
     if claim:
         _remove_claim(api, claim)

@@ -38,7 +38,8 @@ def make(api: Api, plan: JobPlan) -> Object | None:
         adopt(api, owner or api.get(TRAIN_JOBS, plan.spec.id))
     except ApiError as error:
         if owner is not None and not in_doubt(error):
-            api.delete(TRAIN_JOBS, plan.spec.id, propagation="Foreground")
+            # Not in the foreground: Trainer lets nobody change a TrainJob whose runtime is gone, not even to let it go.
+            api.delete(TRAIN_JOBS, plan.spec.id)
             api.delete(RUNTIMES, plan.spec.id)
         raise
     return owner
