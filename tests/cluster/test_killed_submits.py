@@ -198,13 +198,14 @@ def without_owner(api: Api) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("client", "ways"),
-    [({"KUBE_NB_STORAGE_CLASS": "block"}, OWN_CLAIMS), ({}, ALL_WAYS)],
+    [
+        pytest.param({"KUBE_NB_STORAGE_CLASS": "block"}, OWN_CLAIMS, id="own claims"),
+        pytest.param({}, ALL_WAYS, id="a hundred", marks=pytest.mark.alone),
+    ],
     indirect=["client"],
-    ids=["own claims", "a hundred"],
 )
 def test_submits_that_are_killed(
     alone: Api, client: Client, ways: dict[str, Way], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
