@@ -129,7 +129,7 @@ def test_the_card_of_a_job_tells_what_its_pods_were_given(cluster: Api, state_di
 
 @pytest.mark.parametrize(("days", "seconds"), [("7", 7 * 86400), ("0.5", 43200), ("0.001", 3600)])
 def test_an_ended_job_stays_as_long_as_the_settings_say_and_an_hour_at_least(
-    state_dir: Path, monkeypatch: pytest.MonkeyPatch, days: str, seconds: int
+    cluster: Api, state_dir: Path, monkeypatch: pytest.MonkeyPatch, days: str, seconds: int
 ):
     monkeypatch.setenv("KUBE_NB_RETENTION_DAYS", days)
     client = Client(on=CLUSTER.on, image="lab/python:3.11", cpu="0.1")
