@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kube_nb.client import Client
     from kube_nb.config import Settings
     from kube_nb.jobs.job import Job
+    from kube_nb.jobs.submit import DryRun
+    from kube_nb.widgets.tables import Table
 
 M = TypeVar("M", bound=Callable[..., Any])
 _KERNEL_SETTINGS = "_kube_nb_settings"
@@ -67,6 +69,15 @@ class KubeMagics(Magics):
         """
         names = self.shell.user_ns
         return parse(line, flags, lambda expression: eval(expression, self.shell.user_global_ns, names), **how)
+
+    @staticmethod
+    def rehearsed(found: DryRun) -> Table:
+        """What `--dry-run` shows."""
+        from kube_nb.widgets.tables import Table
+
+        if found.manifests:
+            print(found.manifests)
+        return Table(("", ""), found.rows, caption="Nothing was sent.")
 
     def client(self, **options: Any) -> Client:
         """The client for what a line asks for."""

@@ -55,12 +55,7 @@ class NotebookMagics(KubeMagics):
             session=session_of(self.shell),
         )
         if "dry_run" in args.given:
-            from kube_nb.widgets.tables import Table
-
-            found = plan.dry_run()
-            if found.manifests:
-                print(found.manifests)
-            return Table(("", ""), found.rows, caption="Nothing was sent.")
+            return self.rehearsed(plan.dry_run())
         job = plan.submit()
         board = Board(self.shell, secrets.token_hex(4))
         board.draw(snapshot(job))

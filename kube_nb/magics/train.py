@@ -46,13 +46,7 @@ class TrainMagics(KubeMagics):
             notebook=session_of(shell),
         )
         if args.given & {"dry_run"}:
-            from kube_nb.widgets.tables import Table
-
-            plan = client.plan(work)
-            found = plan.dry_run()
-            if found.manifests:
-                print(found.manifests)
-            return Table(("", ""), found.rows, caption="Nothing was sent.")
+            return self.rehearsed(client.plan(work).dry_run())
         detached = "detach" in args.given
         job, board = send(shell, client, work, detached=detached)
         if "job" in args.given:

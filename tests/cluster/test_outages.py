@@ -19,7 +19,7 @@ from tests.cluster.severed import Proxy
 from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import own_kernel
-from tests.conformance.sending import running, until
+from tests.conformance.sending import remove_sent, running, until
 
 pytestmark = pytest.mark.slow
 AWAY = "cannot be reached"
@@ -41,10 +41,7 @@ def wire(cluster, tmp_path: Path, state_dir: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("KUBE_NB_IMAGE", "lab/python:3.11")
     yield proxy
     proxy.open = True
-    client = Client()
-    for job in client.jobs():
-        if job.id in client.journal.ids():
-            client.delete(job)
+    remove_sent(Client())
     proxy.close()
 
 

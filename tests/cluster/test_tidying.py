@@ -15,7 +15,7 @@ from kube_nb.client import Client
 from kube_nb.config import Settings
 from tests.cluster.small_jobs import bundle, ended, fitting, plan
 from tests.conformance.backends import CLUSTER
-from tests.conformance.sending import until
+from tests.conformance.sending import remove_sent, until
 
 SENDS = """
 import os, sys
@@ -35,10 +35,7 @@ def client_of(state: Path, **options: object) -> Client:
 def client(cluster: Api, state_dir: Path) -> Iterator[Client]:
     made = client_of(state_dir)
     yield made
-    there = {status.id for status in made.statuses()}
-    for id in made.journal.ids():
-        if id in there:
-            made.delete(made.job(id))
+    remove_sent(made)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from kube_nb.spec import Phase
 from tests.cluster.bucket import Bucket, serving
 from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
-from tests.conformance.sending import code, until
+from tests.conformance.sending import code, remove_sent, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -64,10 +64,7 @@ def client_of(url: str, state: Path, **options: Any) -> Client:
 def client(cluster: Api, env: Bucket, tmp_path: Path) -> Iterator[Client]:
     made = client_of(env.url, tmp_path)
     yield made
-    there = {status.id for status in made.statuses()}
-    for id in made.journal.ids():
-        if id in there:
-            made.delete(made.job(id))
+    remove_sent(made)
 
 
 def files(bucket: Bucket, id: str) -> set[str]:

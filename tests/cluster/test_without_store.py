@@ -24,7 +24,7 @@ from tests.cluster.small_jobs import pod_when
 from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
-from tests.conformance.sending import running, until
+from tests.conformance.sending import remove_sent, running, until
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +49,7 @@ def client_of(state: Path, **options: object) -> Client:
 def client(cluster: Api, state_dir: Path):
     made = client_of(state_dir)
     yield made
-    there = {status.id for status in made.statuses()}
-    for id in made.journal.ids():
-        if id in there:
-            made.delete(made.job(id))
+    remove_sent(made)
 
 
 def test_what_jobs_made_is_there_however_late_it_is_asked_for(client: Client):

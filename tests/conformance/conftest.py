@@ -15,7 +15,7 @@ from tests.conformance.backends import BACKENDS, CLUSTER, Target
 from tests.conformance.frontend import SeparateKernel
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
-from tests.conformance.sending import Sender
+from tests.conformance.sending import Sender, remove_sent
 
 _LOG = 60
 """Lines of a job's log that the report of a failed test shows."""
@@ -51,9 +51,7 @@ def target(request: pytest.FixtureRequest, state_dir: Path, monkeypatch: pytest.
             if capability not in backend.capabilities:
                 pytest.skip(f"capability {capability.value}: {backend.name} does not declare it")
     yield request.param
-    client = Client()
-    for status in client.backend.list(frozenset(client.journal.ids())):
-        client.backend.delete(status.id)
+    remove_sent(Client())
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,12 @@ def sent(client: Client, *others: Job) -> list[JobStatus]:
     return client.backend.list(frozenset([*client.journal.ids(), *(job.id for job in others)]))
 
 
+def remove_sent(client: Client) -> None:
+    """Remove all that the client's state directory knows of, and the target still has."""
+    for status in sent(client):
+        client.backend.delete(status.id)
+
+
 def own_jobs(client: Client) -> list[Job]:
     """The same as handles, newest first."""
     return [client.job(status.id) for status in sent(client)]

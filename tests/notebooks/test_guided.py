@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 from kube_nb import Client
 from tests.conformance.backends import CLUSTER
+from tests.conformance.sending import remove_sent
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("guided")]
@@ -31,9 +32,7 @@ def quickstart(request, tmp_path_factory):
             NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(state)}}).execute()
             yield notebook
         finally:
-            client = Client()
-            for status in client.backend.list(frozenset(client.journal.ids())):
-                client.backend.delete(status.id)
+            remove_sent(Client())
 
 
 def shown(notebook, source):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from kube_nb.backends.kubernetes.api import Api, ApiError, Kind
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _FRESH = 600.0
 
 

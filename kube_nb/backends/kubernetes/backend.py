@@ -103,7 +103,7 @@ class KubernetesBackend:
         """As the protocol says."""
         with refused(self._api.namespace):
             plan = self._plan(spec, bundle)
-            if plan.memory != self._plan(spec).memory:  # `check` has looked at less
+            if plan.memory != planning.memory_of(spec):  # `check` has looked at less
                 refuse(preflight.room(self._api, plan))
             plan = self._stored(plan, bundle, progress)
             job = submit.create(self._api, plan, bundle)

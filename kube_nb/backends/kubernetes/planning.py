@@ -49,7 +49,6 @@ def plan_of(
     Raises:
         BadValue: a patch cannot be read.
     """
-    shipped = bundle.size if bundle else 0
     resources = spec.resources
     if resources.cpu is None:
         spec = replace(spec, resources=replace(resources, cpu=CORES))
@@ -60,7 +59,7 @@ def plan_of(
         image=image_of(spec, settings),
         transport="secret" if bundle is None or fits(bundle) else "upload",
         digest=bundle.digest if bundle else "",
-        memory=resources.memory or max(LEAST_MEMORY, TIMES_SHIPPED * shipped),
+        memory=memory_of(spec, bundle),
         labels=settings.get("labels") or {},
         tolerations=tuple(settings.get("tolerations") or ()),
         affinity=settings.get("affinity") or {},
@@ -68,6 +67,11 @@ def plan_of(
         patches=tuple(_patches(spec, settings)),
         retention=max(SHORTEST_RETENTION, int(settings.get("retention_days") * 86400)),
     )
+
+
+def memory_of(spec: JobSpec, bundle: Bundle | None = None) -> int:
+    """Bytes that each node asks for; `bundle` None: it is not packed yet, and the least is told."""
+    return spec.resources.memory or max(LEAST_MEMORY, TIMES_SHIPPED * (bundle.size if bundle else 0))
 
 
 def rows(plan: JobPlan, bundle: Bundle) -> tuple[tuple[str, str], ...]:

@@ -17,6 +17,7 @@ from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import CONTAINER
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.rights import RIGHTS, Right, rights
+from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL
 
 _MOST = 12
 """Objects of one kind that are looked at by name; a job that names more is not held up for them."""
@@ -140,7 +141,7 @@ def _there(
 
 
 def _queue(api: Api, plan: JobPlan, job: Object) -> Iterator[Finding]:
-    name = (job["metadata"].get("labels") or {}).get(addons.QUEUE_LABEL)
+    name = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
     if not name:
         return
     queues = addons.kind(api, "kueue.x-k8s.io", "localqueues")
