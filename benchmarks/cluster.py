@@ -28,9 +28,12 @@ from uuid import uuid4
 import yaml
 
 from benchmarks.core import Row, keep, ms, pairs, rate, table
+from benchmarks.reasons import delays
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import JOBS, PODS, SECRETS, Api, ApiError, Kind
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.connect import Place, connect
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS, SECRETS, Kind
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.kubernetes.transfer import Container, get_objects, put_objects
 from kube_nb.client import Client
@@ -461,6 +464,29 @@ def _installs(job: Job) -> Iterator[str]:
                 yield item.data.get("text", "")
 
 
+# Reasons ------------------------------------------------------------------------------------------------------------
+
+SOON = 5.0
+"""Seconds after the cluster in which a person is to know."""
+
+
+def reasons(bench: Bench) -> list[Row]:
+    """What goes wrong, told to the kernel, after the cluster shows it to anybody."""
+    measured = delays(bench.api, bench.client().backend, bench.count)
+    worst = max((max(times), code) for code, times in measured.items())
+    middle = statistics.median(time for times in measured.values() for time in times)
+    return [
+        Row(
+            f"a reason at the kernel, after the cluster knows it ({len(measured)} kinds of trouble)",
+            f"{middle * 1000:+.0f} ms; the slowest, {worst[1]}, {worst[0] * 1000:+.0f} ms",
+            "a watch of its own",
+            f"{worst[0] * 1000:+.0f} ms",
+            f"at most +{SOON * 1000:.0f} ms",
+            worst[0] <= SOON,
+        )
+    ]
+
+
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "requests": requests,  # first: what this process has asked once, it remembers
     "submit": submit,
@@ -468,6 +494,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "first-line": first_line,
     "array": array,
     "packages": packages,
+    "reasons": reasons,
 }
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from kube_nb.backends.kubernetes import api as kinds
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, Api, Kind
+from kube_nb.backends.kubernetes import kinds
+from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, Kind
 from kube_nb.spec import new_job_id
 from tests.cluster.cells import Place, place
 

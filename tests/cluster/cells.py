@@ -11,8 +11,9 @@ from typing import Any
 
 from kube_nb.backends.base import Bundle, Chunk, Cursor
 from kube_nb.backends.kubernetes import names, stream, submit
-from kube_nb.backends.kubernetes.api import JOBS, Api, Object
+from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.kinds import JOBS
 from kube_nb.backends.kubernetes.payload import fits
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.backends.kubernetes.store import Stores

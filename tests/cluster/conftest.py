@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from kube_nb.backends.kubernetes import api as kinds
-from kube_nb.backends.kubernetes.api import Api, ApiError, Kind
+from kube_nb.backends.kubernetes import kinds
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import Forbidden
 from kube_nb.backends.kubernetes.connect import Place, connect, user_of
+from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.names import JOB, MANAGED_BY, OURS, selector
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.spec import new_job_id
@@ -175,10 +177,8 @@ def _admitted(api: Api) -> bool:
     """Whether a new right has reached the API server."""
     try:
         api.list(kinds.JOBS)
-    except ApiError as error:
-        if error.status == 403:
-            return False
-        raise
+    except Forbidden:
+        return False
     return True
 
 

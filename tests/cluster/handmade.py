@@ -7,7 +7,8 @@ from typing import Any
 
 from kube_nb.backends.base import JobStatus
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import JOBS, PODS, Api, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.manifests.pod import container_security
 from kube_nb.backends.kubernetes.plan import JobPlan

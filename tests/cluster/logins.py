@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from kube_nb.backends.kubernetes.api import JOBS, SECRETS, Api, ApiError, Kind
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import Unauthorized
 from kube_nb.backends.kubernetes.connect import Place, connect
+from kube_nb.backends.kubernetes.kinds import JOBS, SECRETS, Kind
 from tests.cluster.users import User, tenant
 from tests.conformance.sending import until
 
@@ -71,6 +73,6 @@ def logged_in(admin: Api, directory: Path) -> Iterator[Login]:
 def _refused(api: Api) -> bool:
     try:
         api.list(JOBS)
-    except ApiError as error:
-        return error.status == 401
+    except Unauthorized:
+        return True
     return False

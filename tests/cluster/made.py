@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kube_nb.backends.kubernetes.api import PODS, QUOTAS, Api, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.kinds import PODS, QUOTAS, Kind
 from kube_nb.backends.kubernetes.snapshot import condition
 
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from kube_nb.backends.base import Bundle
-from kube_nb.backends.kubernetes import api as kinds
-from kube_nb.backends.kubernetes import names
+from kube_nb.backends.kubernetes import kinds, names
 from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.exec import STDOUT, Exec
 from kube_nb.backends.kubernetes.manifests.job import indexed_job

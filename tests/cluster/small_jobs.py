@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.base import Bundle
-from kube_nb.backends.kubernetes.api import JOBS, PODS, Api, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.snapshot import condition

@@ -13,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, Api, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden
 from kube_nb.backends.kubernetes.exec import Exec
 from kube_nb.backends.kubernetes.kept import kept
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS
 from kube_nb.backends.kubernetes.names import JOB, TRANSPORT
 from kube_nb.backends.kubernetes.snapshot import annotation
 from kube_nb.client import Client
 from kube_nb.config import Settings
+from kube_nb.errors import Unreachable
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.cluster.alone import gone
+from tests.cluster.test_submit import Losing
 from tests.conformance.backends import CLUSTER
 from tests.conformance.sending import running, tail
 
@@ -107,6 +111,48 @@ def test_a_large_array_goes_both_ways_although_its_kernel_was_killed_at_once(
     wanted = array()
     assert "".join(job.logs()) == f"{hashlib.sha256(wanted).hexdigest()}\n"
     assert np.array_equal(job.outputs["back"], wanted[::-1])
+
+
+def sends_some(client: Client) -> None:
+    """More than a Secret holds."""
+    client.options(outputs=["back"]).cell("back = data[::-1]", {"__name__": "__main__", "data": b"ab" * 2_500_000})
+
+
+def goes_on(client: Client, api: Api, storage_class: str) -> None:
+    (id,) = client.journal.ids()
+    job = client.job(id)
+    assert job.wait(200).phase is Phase.SUCCEEDED, f"{job.reason}\n{tail(job)}"
+    assert annotation(job_in(api, job, storage_class), TRANSPORT) == "store"
+    assert job.outputs["back"] == b"ba" * 2_500_000
+
+
+def test_a_submit_whose_answers_were_lost_is_completed_with_the_claim_that_was_filled(
+    alone: Api, client: Client, storage_class: str
+):
+    client.backend._api = Losing(client.backend._api, {"secrets": ["before", "before"]})
+    with pytest.raises(Unreachable):
+        sends_some(client)
+    goes_on(client, alone, storage_class)
+
+
+class Keeps(Api):
+    """The user may end no Job, as it turns out."""
+
+    def delete(self, kind, name, **how):
+        if kind is JOBS:
+            raise Forbidden(status=403, cause="Forbidden", message="jobs is forbidden", verb="delete", resource="jobs")
+        return super().delete(kind, name, **how)
+
+
+@pytest.mark.parametrize("storage_class", [OWN])
+def test_a_job_is_made_although_the_pod_that_filled_its_claim_cannot_be_ended(
+    alone: Api, client: Client, storage_class: str
+):
+    api = client.backend._api
+    client.backend._api = Keeps(api.client, api.namespace, api.server)
+    sends_some(client)
+    client.backend._api = api
+    goes_on(client, alone, storage_class)
 
 
 def removes_its_pod(api: Api, pod: str, _: int) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from kube_nb.backends.kubernetes import addons, ending, names
 from kube_nb.backends.kubernetes import cleaning as module
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api
+from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.cleaning import Cleaning, stamp_of
 from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, training_runtime
 from kube_nb.backends.kubernetes.names import owner_of

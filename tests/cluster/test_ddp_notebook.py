@@ -17,7 +17,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from kube_nb import Client
-from kube_nb.backends.kubernetes.api import PODS, Api, Kind
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import PODS, Kind
 from kube_nb.backends.kubernetes.snapshot import node_of, state
 from tests.cluster import torch_image
 from tests.cluster.small_jobs import pod_when

@@ -14,8 +14,9 @@ import yaml
 from kube_nb import cli
 from kube_nb.backends.base import Row
 from kube_nb.backends.kubernetes import addons, examine
-from kube_nb.backends.kubernetes.api import QUOTAS, Api
+from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.kinds import QUOTAS
 from kube_nb.client import Client
 from kube_nb.doctor import examine as doctor
 from kube_nb.doctor import to_apply

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from kube_nb.backends.kubernetes import names, planning
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS
 from kube_nb.capture.work import Work
 from kube_nb.client import Client
 from kube_nb.config import Settings

@@ -17,7 +17,9 @@ import psutil
 import pytest
 import yaml
 
-from kube_nb.backends.kubernetes.api import JOBS, NODES, PODS, ApiError, Object
+from kube_nb.backends.kubernetes.api import Object
+from kube_nb.backends.kubernetes.api_error import ApiError
+from kube_nb.backends.kubernetes.kinds import JOBS, NODES, PODS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.snapshot import condition, node_of
 from kube_nb.backends.kubernetes.status import status_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, NODES, SECRETS, ApiError
+from kube_nb.backends.kubernetes.api_error import ApiError
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, NODES, SECRETS
 from kube_nb.backends.kubernetes.manifests.claim import shared_claim
 from kube_nb.client import Client
 from kube_nb.config import Settings

@@ -12,7 +12,8 @@ import pytest
 
 from kube_nb.backends.base import JobStatus
 from kube_nb.backends.kubernetes import ending, preflight, submit
-from kube_nb.backends.kubernetes.api import PODS, Api, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.kinds import PODS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.network import POLICIES
 from kube_nb.backends.kubernetes.snapshot import node_of, state

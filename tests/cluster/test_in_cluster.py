@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import SERVICE_ACCOUNTS, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import SERVICE_ACCOUNTS
 from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from kube_nb.backends.kubernetes import addons, cleaning, names, submit
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Kind
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.manifests.transfer import IDLE
 from kube_nb.backends.kubernetes.snapshot import annotation, condition

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes import feed
-from kube_nb.backends.kubernetes.api import JOBS, PODS, Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.connect import connect
 from kube_nb.backends.kubernetes.exec import Exec
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS
 from kube_nb.backends.kubernetes.names import selector
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.client import Client

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from kube_nb.backends.kubernetes import submit
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES
 from kube_nb.backends.kubernetes.manifests.claim import own_claim, shared_claim
 from kube_nb.backends.kubernetes.names import STORE_CLAIM
 from kube_nb.backends.kubernetes.plan import Store

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kube_nb.backends.kubernetes.api import Kind, Object
+from kube_nb.backends.kubernetes.api import Object
+from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.patch import merged
 from kube_nb.spec import Placement, SecretUse

@@ -10,9 +10,10 @@ import pytest
 
 from kube_nb.backends.base import Finding
 from kube_nb.backends.kubernetes import addons, preflight
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, NODES, PODS, QUOTAS, SECRETS, Api, Object
+from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.capacity import capacity, nodes
 from kube_nb.backends.kubernetes.image import platform_of
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, NODES, PODS, QUOTAS, SECRETS
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.spec import JobSpec, Placement, Resources, SecretUse, VolumeUse, new_job_id
 from tests.cluster.conftest import Made

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import PODS, SECRETS, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import PODS, SECRETS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.client import Client

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kube_nb.backends.kubernetes.api import JOBS
 from kube_nb.backends.kubernetes.connect import Place, connect
 from kube_nb.backends.kubernetes.exec import Exec
+from kube_nb.backends.kubernetes.kinds import JOBS
 from kube_nb.errors import Unreachable
 from tests.cluster.handmade import FOREVER
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import JOBS, LIMITS, SERVICE_ACCOUNTS, Kind
+from kube_nb.backends.kubernetes.kinds import JOBS, LIMITS, SERVICE_ACCOUNTS, Kind
 from kube_nb.backends.kubernetes.reasons.refusals import refusal
 from tests.cluster.handmade import FOREVER, Seen, job, submit
 from tests.cluster.made import set_quota

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import JOBS, PODS, Kind
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.snapshot import condition, state
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.runner.ending import CODES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import PODS, SECRETS
+from kube_nb.backends.kubernetes.kinds import PODS, SECRETS
 from kube_nb.backends.kubernetes.snapshot import state
 from tests.cluster import small_registry
 from tests.cluster.handmade import IMAGE, Seen, labels

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kube_nb.backends.kubernetes import addons
-from kube_nb.backends.kubernetes.api import JOBS, Kind
+from kube_nb.backends.kubernetes.kinds import JOBS, Kind
 from kube_nb.backends.kubernetes.session import kueue_workloads
 from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL
 from kube_nb.backends.kubernetes.status import status_of

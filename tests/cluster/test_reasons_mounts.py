@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import CLAIMS, CONFIG_MAPS, SECRETS
+from kube_nb.backends.kubernetes.kinds import CLAIMS, CONFIG_MAPS, SECRETS
 from kube_nb.backends.kubernetes.snapshot import condition, state
 from kube_nb.backends.kubernetes.status import status_of
 from tests.cluster.handmade import PATIENCE, Seen, job, labels, submit

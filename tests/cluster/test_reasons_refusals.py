@@ -10,18 +10,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import (
-    CONFIG_MAPS,
-    JOBS,
-    NODES,
-    PODS,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    Api,
-    ApiError,
-    Kind,
-)
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.kinds import CONFIG_MAPS, JOBS, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, Kind
 from kube_nb.backends.kubernetes.reasons.refusals import refused
 from kube_nb.backends.kubernetes.silence import WrongCertificate
 from kube_nb.errors import Refused, Unreachable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import NODES
+from kube_nb.backends.kubernetes.kinds import NODES
 from kube_nb.backends.kubernetes.snapshot import condition
 from tests.cluster.handmade import FOREVER, Seen
 

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from kube_nb.backends.kubernetes import examine, preflight
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, NODES, PODS, SECRETS, Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, NODES, PODS, SECRETS
 from kube_nb.backends.kubernetes.names import STORE_CLAIM
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, can, rights

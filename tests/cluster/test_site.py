@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes import site
-from kube_nb.backends.kubernetes.api import CONFIG_MAPS, Api, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.kinds import CONFIG_MAPS
 from kube_nb.config import Settings
 from kube_nb.errors import BadValue, Locked
 from tests.cluster.conftest import Made

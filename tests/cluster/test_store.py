@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from kube_nb.backends.kubernetes import api as kinds
-from kube_nb.backends.kubernetes import names, store
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, Api, ApiError
+from kube_nb.backends.kubernetes import kinds, names, store
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.fetch import fetch
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS
 from kube_nb.backends.kubernetes.manifests import transfer
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import owner_of

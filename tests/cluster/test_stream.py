@@ -12,7 +12,8 @@ import pytest
 
 from kube_nb.backends.base import Cursor
 from kube_nb.backends.kubernetes import stream
-from kube_nb.backends.kubernetes.api import PODS, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import PODS
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.leaving import Leaving
 from kube_nb.errors import NotFound

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from kube_nb.backends.kubernetes import addons, ending, names, submit
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.backends.kubernetes.snapshot import Snapshot, condition, node_of, state
 from kube_nb.backends.kubernetes.watch import Watch, read

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes import submit
-from kube_nb.backends.kubernetes.api import SECRETS, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import SECRETS
 from kube_nb.client import Client
 from kube_nb.config import Settings
 from tests.cluster.small_jobs import bundle, ended, fitting, plan

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from kube_nb.backends.kubernetes import addons, ending, examine, submit
-from kube_nb.backends.kubernetes.api import JOBS, PODS, SECRETS, SERVICES, Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS, SECRETS, SERVICES
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.watch import Watch

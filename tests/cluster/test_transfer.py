@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import ApiError
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.exec import Exec
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.backends.kubernetes.transfer import Container, Refusal, get_objects, put_objects

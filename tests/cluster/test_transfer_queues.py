@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, Api
+from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.connect import user_of
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS
 from kube_nb.backends.kubernetes.manifests.claim import claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.transfer_pod import TransferPods

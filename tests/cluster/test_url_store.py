@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import JOBS, PODS, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.client import Client
 from kube_nb.config import Settings

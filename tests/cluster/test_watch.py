@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import JOBS, PODS, Api, ApiError, Kind
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.names import selector
 from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL, condition, last_seen, seconds_of
 from kube_nb.backends.kubernetes.status import status_of
@@ -262,7 +264,7 @@ def test_an_api_server_that_refuses_for_a_moment_is_asked_again(cluster, watchin
 
         def _transport(self, *request):
             if self.refuses:
-                raise ApiError(status=403, cause="Forbidden", message="not yet")
+                raise Forbidden(status=403, cause="Forbidden", message="not yet")
             return super()._transport(*request)
 
     api, proxy = through(cluster)

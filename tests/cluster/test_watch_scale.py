@@ -18,7 +18,8 @@ import yaml
 
 from kube_nb.backends.base import JobStatus
 from kube_nb.backends.kubernetes import backend
-from kube_nb.backends.kubernetes.api import EVENTS, JOBS, NODES, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, NODES
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import selector
 from kube_nb.backends.kubernetes.session import WARNINGS

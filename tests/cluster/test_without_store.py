@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import JOBS, Api
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import JOBS
 from kube_nb.backends.kubernetes.names import UPLOADED
 from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.capture.work import Work
 from kube_nb.client import Client
 from kube_nb.config import Settings
-from kube_nb.errors import NotFound
+from kube_nb.errors import NotFound, Unreachable
 from kube_nb.jobs.card import snapshot
 from kube_nb.jobs.listing import rows
 from kube_nb.spec import Phase, Task
 from tests.cluster.small_jobs import pod_when
+from tests.cluster.test_submit import Losing
 from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
@@ -84,10 +87,10 @@ def test_a_job_that_waits_for_what_its_kernel_sends_is_pending_and_says_why(clie
     id = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     pod = pod_when(client.backend._api, id, lambda pod: state(pod, "running"))  # and nobody lives who would send it
     job = client.job(id)
+    until(lambda: job.reason is not None and job.reason.code == "Uploading", 30)
     assert job.phase is Phase.PENDING
     reason = job.reason
     assert reason is not None
-    assert reason.code == "Uploading"
     assert reason.what.startswith("uploading")
     assert "as soon as" not in reason.what
     assert "the setting `store` is `none`" in reason.why
@@ -95,6 +98,29 @@ def test_a_job_that_waits_for_what_its_kernel_sends_is_pending_and_says_why(clie
     assert f"{reason.what} [Uploading]" in snapshot(job).text()
     assert any(row[0] == id and reason.what in row and "Pending" in row for row in rows(client.statuses()))
     assert pod["metadata"]["name"] not in client.backend._api.get(JOBS, id)["metadata"]["annotations"].get(UPLOADED, "")
+
+
+@pytest.mark.parametrize("lost", [["after", "before"], ["before", "before"]], ids=["all was made", "a part was made"])
+def test_a_large_job_whose_answers_were_lost_gets_what_it_needs_all_the_same(client: Client, lost: list[str]):
+    """It waits for this process, and nobody asks for it in the meantime."""
+    client.backend._api = Losing(client.backend._api, {"secrets": lost})
+    with pytest.raises(Unreachable, match=r"whether job .* was made is not known"):
+        client.cell("back = data[::-1]\nmore = bytes(len(data))", {"data": b"ab" * (SIZE // 2), "__name__": "__main__"})
+    (id,) = client.journal.ids()
+    job = client.job(id)
+    assert job.wait(200).phase is Phase.SUCCEEDED, job.reason
+    assert job.outputs["back"] == b"ba" * (SIZE // 2)
+
+
+def test_a_large_job_of_which_nothing_was_made_is_not_made_behind_ones_back(client: Client):
+    api = client.backend._api
+    client.backend._api = losing = Losing(api, {"jobs": ["before", "before"]})
+    with pytest.raises(Unreachable):
+        client.cell("print(len(data))", {"data": os.urandom(SIZE), "__name__": "__main__"})
+    (id,) = client.journal.ids()
+    until(lambda: f"kube-nb-reconcile-{id}" not in {one.name for one in threading.enumerate()}, 30)
+    assert losing.asked == ["create jobs"] * 2
+    assert api.find(JOBS, id) is None
 
 
 def test_what_keeps_a_large_job_from_its_place_says_that_its_kernel_must_live_too(client: Client):

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from kube_nb.backends.kubernetes import examine
-from kube_nb.backends.kubernetes.api import SERVICE_ACCOUNTS, Api, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.connect import Place, connect
+from kube_nb.backends.kubernetes.kinds import SERVICE_ACCOUNTS, Kind
 from kube_nb.spec import new_job_id
 
 RBAC = "rbac.authorization.k8s.io/v1"

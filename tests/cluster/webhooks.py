@@ -6,7 +6,8 @@ import base64
 import subprocess
 from pathlib import Path
 
-from kube_nb.backends.kubernetes.api import PODS, SECRETS, SERVICES, Api, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.kinds import PODS, SECRETS, SERVICES, Kind
 from tests.cluster import small_webhook
 from tests.cluster.handmade import IMAGE
 from tests.cluster.made import Made, wait_until_ready

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Object
+from kube_nb.backends.kubernetes.api_error import ApiError
+from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.mirror import Mirror
 from kube_nb.backends.kubernetes.reasons.refusals import reason_of_refusal, refusal
 from kube_nb.backends.kubernetes.snapshot import (

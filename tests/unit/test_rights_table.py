@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes import addons, api, capacity, examine
-from kube_nb.backends.kubernetes.api import Kind
+from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.manifests import trainjob
 from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, Rights, role, role_yaml
 

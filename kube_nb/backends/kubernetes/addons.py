@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kube_nb.backends.kubernetes.api import Api, ApiError, Kind
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden, Missing
+from kube_nb.backends.kubernetes.kinds import Kind
 
 _FRESH = 600.0
+_UNAVAILABLE = 503
+"""Of HTTP: an add-on's own API server is down."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ def kind(api: Api, group: str, resource: str) -> Kind | None:
         return None
     try:
         known = api.remember(f"api group {group}", lambda: _resources(api, version), seconds=_FRESH)
+    except (Forbidden, Missing):
+        return None
     except ApiError as error:
-        if error.status not in (403, 404, 503):
+        if error.status != _UNAVAILABLE:
             raise
         return None  # its server does not answer: asked again at the next look
     return Kind(resource, version, known[resource]) if resource in known else None

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
+from kube_nb.backends.kubernetes.api_error import ApiError, Missing, error_of, status_in
 from kube_nb.backends.kubernetes.credentials import authorization
+from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.silence import foreign, unreachable
 from kube_nb.backends.kubernetes.wire import pools, shut_down
-from kube_nb.errors import KubeNbError, Unreachable
+from kube_nb.errors import Unreachable
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -44,67 +46,6 @@ _PATIENCE = 30.0
 """Seconds for one answer, or for the beginning of one that goes on."""
 _SILENCE = 100.0
 """Seconds after which a silent watch is taken for dead: bookmarks come about every minute."""
-
-
-class ApiError(KubeNbError):
-    """The API server answered with an error.
-
-    Attributes:
-        status: of HTTP, e.g. 403. cause: its own word for it, e.g. "Forbidden", "AlreadyExists", "Invalid".
-        message: what it says, whole. details: its `details`, e.g. causes and the kind of object.
-        verb, resource, name: what was asked for, e.g. "create", "pods/exec", "x-0".
-    """
-
-    def __init__(
-        self,
-        *,
-        status: int,
-        cause: str,
-        message: str,
-        details: Mapping[str, Any] | None = None,
-        verb: str = "",
-        resource: str = "",
-        name: str = "",
-    ) -> None:
-        super().__init__(what=f"the cluster refused to {verb} {resource}".rstrip(), why=message)
-        self.status = status
-        self.cause = cause
-        self.message = message
-        self.details = details or {}
-        self.verb = verb
-        self.resource = resource
-        self.name = name
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of object and where the API server keeps it: `Kind("jobs", "batch/v1")`."""
-
-    plural: str
-    version: str = "v1"
-    namespaced: bool = True
-
-    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        root = "/api/v1" if self.version == "v1" else f"/apis/{self.version}"
-        parts = [root, f"namespaces/{namespace}"] if self.namespaced else [root]
-        return "/".join([*parts, self.plural, *(quote(part, safe="") for part in (name, subresource) if part)])
-
-
-JOBS = Kind("jobs", "batch/v1")
-PODS = Kind("pods")
-SECRETS = Kind("secrets")
-SERVICES = Kind("services")
-CLAIMS = Kind("persistentvolumeclaims")
-CONFIG_MAPS = Kind("configmaps")
-EVENTS = Kind("events")
-NODES = Kind("nodes", namespaced=False)
-QUOTAS = Kind("resourcequotas")
-LIMITS = Kind("limitranges")
-SERVICE_ACCOUNTS = Kind("serviceaccounts")
-STORAGE_CLASSES = Kind("storageclasses", "storage.k8s.io/v1", namespaced=False)
-RULES_REVIEWS = Kind("selfsubjectrulesreviews", "authorization.k8s.io/v1", namespaced=False)
-SELF_REVIEWS = Kind("selfsubjectreviews", "authentication.k8s.io/v1", namespaced=False)
-ACCESS_REVIEWS = Kind("selfsubjectaccessreviews", "authorization.k8s.io/v1", namespaced=False)
 
 
 @dataclass
@@ -160,10 +101,8 @@ class Api:
         """One object, or None where there is none."""
         try:
             return self.get(kind, name)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        except Missing:
+            return None
 
     def list(self, kind: Kind, *, labels: str = "", fields: str = "", limit: int = 500) -> tuple[list[Object], str]:
         """All objects that fit, read page by page, and the resource version to watch from."""
@@ -255,7 +194,7 @@ class Api:
                 except ValueError as error:
                     raise foreign(self.server, line) from error
                 if item["type"] == "ERROR":
-                    raise _refusal(item["object"].get("code", 500), item["object"], "watch", "", "")
+                    raise error_of(item["object"].get("code", 500), item["object"], "watch", "")
                 yield item
 
     def pieces(self, response: BaseHTTPResponse, most: int = 1 << 16) -> Iterator[bytes]:
@@ -342,7 +281,7 @@ class Api:
         with self._translated():
             data = response.data
         if response.status >= 400:
-            raise _refusal(response.status, _status(data), verb, resource, name)
+            raise error_of(response.status, status_in(data), verb, resource, name)
         try:
             return json.loads(data)
         except ValueError as error:
@@ -411,7 +350,7 @@ class Api:
         with self._translated():
             data = response.read()
         resource = f"{kind.plural}/{subresource}" if subresource else kind.plural
-        return _refusal(response.status, _status(data), verb, resource, name)
+        return error_of(response.status, status_in(data), verb, resource, name)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -474,24 +413,4 @@ def _retries(method: str) -> Retry:
         allowed_methods=None,
         backoff_factor=0.5,
         raise_on_status=False,
-    )
-
-
-def _status(data: bytes) -> Object:
-    try:
-        status = json.loads(data)
-    except ValueError:
-        status = None
-    return status if isinstance(status, dict) else {"message": data[:500].decode("utf-8", "replace").strip()}
-
-
-def _refusal(code: int, status: Object, verb: str, resource: str, name: str) -> ApiError:
-    return ApiError(
-        status=code,
-        cause=status.get("reason", ""),
-        message=status.get("message", ""),
-        details=status.get("details"),
-        verb=verb,
-        resource=resource,
-        name=name,
     )

@@ -25,17 +25,19 @@ from kube_nb.backends.base import (
     refuse,
 )
 from kube_nb.backends.kubernetes import ending, examine, planning, preflight, site, stream, submit
-from kube_nb.backends.kubernetes.api import JOBS, Api
+from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.capacity import capacity
 from kube_nb.backends.kubernetes.cleaning import Cleaning
 from kube_nb.backends.kubernetes.connect import Place, connection, user_of
 from kube_nb.backends.kubernetes.fetch import fetch
 from kube_nb.backends.kubernetes.image import platform_of
 from kube_nb.backends.kubernetes.keeping import Keeping
+from kube_nb.backends.kubernetes.kinds import JOBS
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import of_jobs, owner_of
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.reasons.refusals import refused
+from kube_nb.backends.kubernetes.reconcile import reconcile
 from kube_nb.backends.kubernetes.snapshot import age_order
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.store import Stores, memory_of
@@ -45,7 +47,7 @@ from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
 from kube_nb.backends.leaving import Leaving
 from kube_nb.config import Settings
-from kube_nb.errors import NotFound, Refused
+from kube_nb.errors import NotFound, Refused, Unreachable
 from kube_nb.spec import Digest, JobId, JobSpec, Platform, new_job_id
 from kube_nb.store.url import is_url, needs_of
 
@@ -100,25 +102,16 @@ class KubernetesBackend:
         return replace(found, needs=needs_of(setting)) if is_url(setting) else found
 
     def submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None = None) -> JobId:
-        """As the protocol says."""
-        with refused(self._api.namespace):
-            plan = self._plan(spec, bundle)
-            if plan.memory != planning.memory_of(spec):  # `check` has looked at less
-                refuse(preflight.room(self._api, plan))
-            plan = self._stored(plan, bundle, progress)
-            job = submit.create(self._api, plan, bundle)
-            plan = submit.as_begun(plan, job)
-            self._stores.hand_over(plan)
-        self._watch.remember(job)
-        self._tidying.add(spec.id)
-        self._cleaning.after(spec.id, plan.store)
-        if plan.transport == "upload":
-            self._uploads.start(plan, bundle, progress)
-        if plan.store.kind == "none":
-            nodes = range(spec.resources.nodes)
-            along = (partial(self._stream, spec.id, node, Cursor(), True, self._keeping.bring) for node in nodes)
-            self._keeping.start(spec.id, along)
-        return spec.id
+        """As the protocol says. Where answers were lost, what was begun is completed once the cluster answers again."""
+        try:
+            return self._submit(spec, bundle, progress)
+        except Unreachable:
+            reconcile(
+                spec.id,
+                begun=lambda: submit.begun(self._api, self._plan(spec, bundle)) is not None,
+                complete=lambda: self._submit(spec, bundle, progress),
+            )
+            raise
 
     def list(self, ids: frozenset[JobId] | None = None, *, all_users: bool = False) -> builtins.list[JobStatus]:
         """As the protocol says."""
@@ -285,6 +278,26 @@ class KubernetesBackend:
     ) -> Iterator[Chunk]:
         with refused(self._api.namespace):
             yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended, leaving)
+
+    def _submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None) -> JobId:
+        with refused(self._api.namespace):
+            plan = self._plan(spec, bundle)
+            if plan.memory != planning.memory_of(spec):  # `check` has looked at less
+                refuse(preflight.room(self._api, plan))
+            plan = self._stored(plan, bundle, progress)
+            job = submit.create(self._api, plan, bundle)
+            plan = submit.as_begun(plan, job)
+            self._stores.hand_over(plan)
+        self._watch.remember(job)
+        self._tidying.add(spec.id)
+        self._cleaning.after(spec.id, plan.store)
+        if plan.transport == "upload":
+            self._uploads.start(plan, bundle, progress)
+        if plan.store.kind == "none":
+            nodes = range(spec.resources.nodes)
+            along = (partial(self._stream, spec.id, node, Cursor(), True, self._keeping.bring) for node in nodes)
+            self._keeping.start(spec.id, along)
+        return spec.id
 
     def _snapshot(self, id: str) -> Snapshot:
         for snapshot in read(self._api, [id]):

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kube_nb.backends.base import Capacity
-from kube_nb.backends.kubernetes.api import NODES, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden
+from kube_nb.backends.kubernetes.kinds import NODES, Kind
 from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, total
 from kube_nb.backends.kubernetes.rights import rights
 
@@ -99,10 +101,8 @@ def _nodes(api: Api) -> list[Node] | None:
         return None  # known without asking
     try:
         return [Node.read(node) for node in api.list(NODES)[0]]
-    except ApiError as error:
-        if error.status == 403:
-            return None
-        raise
+    except Forbidden:
+        return None
 
 
 def _taken(api: Api) -> dict[str, Amounts] | None:
@@ -111,10 +111,8 @@ def _taken(api: Api) -> dict[str, Amounts] | None:
         if api.raw("/api/v1/pods?limit=1")["metadata"].get("remainingItemCount", 0) > _MANY:
             return None
         pods, _ = api.list(_EVERYWHERE, fields=_ALIVE)
-    except ApiError as error:
-        if error.status == 403:
-            return None
-        raise
+    except Forbidden:
+        return None
     by_node: dict[str, list[Amounts]] = {}
     for pod in pods:
         if pod["spec"].get("nodeName"):

@@ -18,8 +18,10 @@ from typing import Any
 
 from kube_nb.backends.base import Removed
 from kube_nb.backends.kubernetes import ending, names
-from kube_nb.backends.kubernetes.api import CLAIMS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden, Missing
 from kube_nb.backends.kubernetes.kept import kept, path_of
+from kube_nb.backends.kubernetes.kinds import CLAIMS
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.plan import Store
@@ -297,10 +299,8 @@ def _listed(ask: Callable[[], list[Object]]) -> list[Object]:
     """Objects of an add-on's: who may not read them, or where there is no such add-on, has none."""
     try:
         return ask()
-    except ApiError as error:
-        if error.status in (403, 404):
-            return []
-        raise
+    except (Forbidden, Missing):
+        return []
 
 
 def _goes_by_itself(thing: Object) -> bool:

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kube_nb.backends.kubernetes.api import SELF_REVIEWS, Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import Forbidden, Missing
 from kube_nb.backends.kubernetes.credentials import Renewal
+from kube_nb.backends.kubernetes.kinds import SELF_REVIEWS
 from kube_nb.backends.kubernetes.wire import pools
 from kube_nb.config import Settings
 from kube_nb.errors import NotFound, Unreachable
@@ -167,9 +169,7 @@ def user_of(api: Api) -> str:
 def _review(api: Api) -> str:
     try:
         review = api.create(SELF_REVIEWS, {"apiVersion": SELF_REVIEWS.version, "kind": "SelfSubjectReview"})
-    except ApiError as error:
-        if error.status not in (403, 404):  # the name decides whose jobs are whose: it is not guessed
-            raise
+    except (Forbidden, Missing):  # nothing else is taken for an answer: the name decides whose jobs are whose
         return "unknown"
     return review.get("status", {}).get("userInfo", {}).get("username", "unknown")
 

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from kube_nb.backends.kubernetes import names, trainjob
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.kept import kept
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Kind
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
 from kube_nb.backends.kubernetes.reasons.ends import why_leaving
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state

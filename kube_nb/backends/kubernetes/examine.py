@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 from kube_nb.backends.base import Row
 from kube_nb.backends.kubernetes import addons, site
-from kube_nb.backends.kubernetes.api import CLAIMS, QUOTAS, STORAGE_CLASSES, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden
 from kube_nb.backends.kubernetes.capacity import nodes, offered
+from kube_nb.backends.kubernetes.kinds import CLAIMS, QUOTAS, STORAGE_CLASSES, Kind
 from kube_nb.backends.kubernetes.names import STORE_CLAIM
 from kube_nb.backends.kubernetes.quantity import amounts, number, shown
 from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, rights, role_yaml, subject, to_yaml
@@ -42,9 +44,7 @@ def _who(api: Api, user: str) -> Iterator[Row]:
     yield Row(name="user", text=f"{user}, namespace {api.namespace}, Kubernetes {version}")
     try:
         namespace = api.find(_NAMESPACES, api.namespace)
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         return  # nothing depends on it
     if namespace is None:
         text = f"there is no namespace {api.namespace}: name yours with --namespace, or ask for one"
@@ -94,9 +94,7 @@ def _nodes(api: Api, user: str) -> Iterator[Row]:
 def _quotas(api: Api, user: str) -> Iterator[Row]:
     try:
         quotas, _ = api.list(QUOTAS)
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         return  # said among the rights
     for quota in quotas:
         status = quota.get("status") or {}
@@ -110,9 +108,7 @@ def _quotas(api: Api, user: str) -> Iterator[Row]:
 def _storage(api: Api, user: str) -> Iterator[Row]:
     try:
         store = api.find(CLAIMS, STORE_CLAIM)
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         store = None
     if store is not None:
         size = shown("storage", number((store["spec"].get("resources") or {}).get("requests", {}).get("storage", 0)))
@@ -121,9 +117,7 @@ def _storage(api: Api, user: str) -> Iterator[Row]:
         return
     try:
         classes, _ = api.list(STORAGE_CLASSES)
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         text = "which storage classes there are is not known to you; the default one is tried by the first job's claim"
         yield Row(name="storage", text=text)
         return
@@ -172,9 +166,7 @@ def _addons(api: Api, user: str) -> Iterator[Row]:
 def _queues(api: Api, kind: Kind) -> Row:
     try:
         found = [queue["metadata"]["name"] for queue in api.list(kind)[0]]
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         return Row(name="Kueue", state="warning", text="there, but you may not list localqueues.kueue.x-k8s.io")
     if found:
         return Row(name="Kueue", text=f"there: --queue takes {', '.join(found)}")

@@ -8,7 +8,6 @@ byte of a frame is the channel: 0 stdin, 1 stdout, 2 stderr, 3 the status at the
 from __future__ import annotations
 
 import contextlib
-import json
 import select
 import ssl
 import struct
@@ -18,7 +17,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from kube_nb.backends.kubernetes.api import PODS, USER_AGENT, Api, ApiError
+from kube_nb.backends.kubernetes.api import USER_AGENT, Api
+from kube_nb.backends.kubernetes.api_error import ApiError, Unauthorized, error_of, status_in
+from kube_nb.backends.kubernetes.kinds import PODS
 from kube_nb.backends.kubernetes.silence import unreachable
 from kube_nb.backends.kubernetes.wire import keep_alive, proxied, shut_down, tls
 from kube_nb.errors import Unreachable
@@ -26,7 +27,6 @@ from kube_nb.errors import Unreachable
 if TYPE_CHECKING:
     from websocket import WebSocket
 
-_UNAUTHORIZED = 401
 STDIN, STDOUT, STDERR, STATUS = range(4)
 FRAME = 1 << 18
 """Bytes of one frame that we send."""
@@ -79,8 +79,8 @@ class Exec:
         client = api.client
         try:
             wire = _dial(api, pod, urlencode(query))
-        except ApiError as error:
-            if error.status != _UNAUTHORIZED or not api.renewed(client):
+        except Unauthorized:
+            if not api.renewed(client):
                 raise
             wire = _dial(api, pod, urlencode(query))
         return cls(wire, api.server)
@@ -225,7 +225,7 @@ class Exec:
         Raises:
             ApiError: the program was not started, or the container is gone.
         """
-        status = _status(data)
+        status = status_in(data)
         self.message = status.get("message", "")
         if status.get("status") == "Success":
             self.status = 0
@@ -234,13 +234,7 @@ class Exec:
         codes = [cause["message"] for cause in causes if cause.get("reason") == "ExitCode"]
         self.status = int(codes[0]) if codes and codes[0].isdigit() else 255
         if not codes:
-            raise ApiError(
-                status=status.get("code") or 500,
-                cause=status.get("reason", ""),
-                message=self.message,
-                verb="create",
-                resource="pods/exec",
-            )
+            raise error_of(status.get("code") or 500, status, "create", "pods/exec")
 
 
 def _dial(api: Api, pod: str, query: str) -> WebSocket:
@@ -266,15 +260,7 @@ def _dial(api: Api, pod: str, query: str) -> WebSocket:
         wire.settimeout(None)
     except WebSocketBadStatusException as error:
         body = getattr(error, "resp_body", b"") or b""
-        status = _status(body)
-        raise ApiError(
-            status=error.status_code,
-            cause=status.get("reason", ""),
-            message=status.get("message", "") or body[:500].decode("utf-8", "replace"),
-            verb="create",
-            resource="pods/exec",
-            name=pod,
-        ) from error
+        raise error_of(error.status_code, status_in(body), "create", "pods/exec", pod) from error
     except (WebSocketException, OSError) as error:
         raise unreachable(api.server, error) from error
     return wire
@@ -287,11 +273,3 @@ def not_running(error: ApiError) -> bool:
 
 def _broken(why: str) -> ExecFailed:
     return ExecFailed(what="the connection to the job's container broke", why=why, next="it is tried again")
-
-
-def _status(data: bytes) -> dict[str, Any]:
-    try:
-        status = json.loads(data)
-    except ValueError:
-        return {}
-    return status if isinstance(status, dict) else {}

@@ -8,15 +8,15 @@ import threading
 import time
 from typing import Protocol
 
-from kube_nb.backends.kubernetes.api import Api, ApiError, Changes, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Changes, Object
+from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden, Missing, Unauthorized
+from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.errors import KubeNbError, Unreachable
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 _SHORT = 1.0
 """Seconds; whoever ends a watch sooner is not asked again at once."""
 _TOO_OLD = 410
-_NOT_FOR_US = (403, 404)
-_MAY_NOT = (401, 403)
 LASTING = 15.0
 """Seconds for which an API server that begins refuses whom it will know in a moment."""
 _SELDOM = 120.0
@@ -135,7 +135,7 @@ class Feed:
 
     def _may_do_without(self, error: ApiError) -> bool:
         """Whether the user may not read this kind; an API server that begins refuses everybody for a moment."""
-        return self._optional and error.status in _NOT_FOR_US and (not self._allowed or self._lasts())
+        return self._optional and isinstance(error, Forbidden | Missing) and (not self._allowed or self._lasts())
 
     def _lasts(self) -> bool:
         return self._refused is not None and time.monotonic() - self._refused > LASTING
@@ -165,7 +165,7 @@ class Feed:
 
     def _tell(self, trouble: KubeNbError | None, *, ready: bool = False) -> None:
         before = self._standing
-        refused = trouble if isinstance(trouble, ApiError) and trouble.status in _MAY_NOT else None
+        refused = trouble if isinstance(trouble, Unauthorized | Forbidden) else None
         self._tries = self._tries + 1 if trouble else 0
         self._refused = (self._refused or time.monotonic()) if refused else None
         self.trouble, self.ready = trouble, self.ready or ready

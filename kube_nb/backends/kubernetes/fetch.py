@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kube_nb.backends.base import Carried
-from kube_nb.backends.kubernetes.api import Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.kept import kept
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state

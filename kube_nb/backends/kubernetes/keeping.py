@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import ApiError, Unauthorized
 from kube_nb.backends.kubernetes.snapshot import job_id
 from kube_nb.backends.kubernetes.transfer import Container, get_objects, list_objects
 from kube_nb.errors import KubeNbError, NotFound, Unreachable
@@ -30,7 +31,6 @@ _OBJECTS = f"{names.RUN}/out/objects"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PAUSE = 5.0
 """Seconds until what could not be read is read again."""
-_UNAUTHORIZED = 401
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +123,7 @@ class Keeping:
 
 def _passes(error: ApiError | Unreachable) -> bool:
     """Whether it may be another answer in a moment: the network comes back, or somebody logs in."""
-    return not isinstance(error, ApiError) or error.status == _UNAUTHORIZED
+    return isinstance(error, Unreachable | Unauthorized)
 
 
 def _linked(source: Path, destination: Path) -> bool:

@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import PODS, Api, shut
+from kube_nb.backends.kubernetes.api import Api, shut
 from kube_nb.backends.kubernetes.exec import STDERR, STDOUT, ExecFailed
+from kube_nb.backends.kubernetes.kinds import PODS
 from kube_nb.backends.kubernetes.transfer import Container
 from kube_nb.backends.leaving import Leaving
 from kube_nb.errors import NotFound

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, Kind, Object
+from kube_nb.backends.kubernetes.api import Object
+from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.snapshot import (
     Snapshot,

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kube_nb.backends.base import Finding, Reason
-from kube_nb.backends.kubernetes.api import Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import ApiError, Unauthorized
+from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.names import JOB, MANAGED_BY, OURS
 from kube_nb.backends.kubernetes.plan import JobPlan
 
@@ -24,9 +26,9 @@ def findings(api: Api, plan: JobPlan, labels: Mapping[str, str]) -> Iterator[Fin
         return
     try:
         policies = api.list(POLICIES)[0]
-    except ApiError as error:
-        if error.status == 401:
-            raise
+    except Unauthorized:
+        raise
+    except ApiError:
         return  # what the policies are is learned when the nodes meet, or do not
     names = apart(policies, labels, api.namespace)
     if names:

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 from kube_nb.backends.base import Finding, Reason
 from kube_nb.backends.kubernetes import addons, fit, network, quota
-from kube_nb.backends.kubernetes.api import CLAIMS, SECRETS, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden
 from kube_nb.backends.kubernetes.image import python_of, well_formed
+from kube_nb.backends.kubernetes.kinds import CLAIMS, SECRETS, Kind
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import CONTAINER
 from kube_nb.backends.kubernetes.plan import JobPlan
@@ -128,9 +130,7 @@ def _there(
 ) -> Iterator[Finding]:
     try:
         known = api.find(kind, name)
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         yield _unknown(f"whether the {called} `{name}` exists", f"get {kind.plural}")
         return
     if known is None:
@@ -156,9 +156,7 @@ def _queue(api: Api, plan: JobPlan, job: Object) -> Iterator[Finding]:
     try:
         queue = api.find(queues, name)
         others = [] if queue else [one["metadata"]["name"] for one in api.list(queues)[0]]
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         yield _unknown(f"whether the queue `{name}` exists", "get, list localqueues.kueue.x-k8s.io")
         return
     if queue is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kube_nb.backends.base import Finding, Reason
-from kube_nb.backends.kubernetes.api import QUOTAS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden
+from kube_nb.backends.kubernetes.kinds import QUOTAS
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, at_most, limits_of, shown
 
@@ -16,9 +18,7 @@ def findings(api: Api, plan: JobPlan, pod: Object) -> Iterator[Finding]:
     """One finding for each thing of which a quota leaves too little."""
     try:
         quotas, _ = api.list(QUOTAS)
-    except ApiError as error:
-        if error.status != 403:
-            raise
+    except Forbidden:
         what, why = "whether a quota leaves room is not known before the submit", "you may not `list resourcequotas`"
         yield Finding(level="unknown", reason=Reason(code="NotReadable", what=what, why=why))
         return

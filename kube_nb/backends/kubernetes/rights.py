@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kube_nb.backends.kubernetes.api import ACCESS_REVIEWS, RULES_REVIEWS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import ApiError, Unauthorized
+from kube_nb.backends.kubernetes.kinds import ACCESS_REVIEWS, RULES_REVIEWS
 from kube_nb.backends.kubernetes.site import CONFIG_MAP
 
 _FRESH = 300.0
@@ -186,9 +188,9 @@ def _review(api: Api) -> Rights:
     }
     try:
         status = api.create(RULES_REVIEWS, body).get("status") or {}
-    except ApiError as error:
-        if error.status == 401:
-            raise
+    except Unauthorized:
+        raise
+    except ApiError:
         return Rights((), complete=False)
     return Rights(status.get("resourceRules") or (), complete=not status.get("incomplete"))
 
@@ -203,9 +205,9 @@ def _ask(api: Api, verb: str, resource: str, group: str) -> bool | None:
     }
     try:
         return bool(api.create(ACCESS_REVIEWS, body)["status"].get("allowed"))
-    except ApiError as error:
-        if error.status == 401:
-            raise
+    except Unauthorized:
+        raise
+    except ApiError:
         return None
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden, Missing
 from kube_nb.backends.kubernetes.feed import Feed
+from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.mirror import Mirror
 from kube_nb.backends.kubernetes.snapshot import Snapshot, queue_of
 from kube_nb.errors import KubeNbError, Unreachable
@@ -245,8 +247,6 @@ def kueue_workloads(api: Api) -> Kind | None:
     """
     try:
         group = api.raw("/apis/kueue.x-k8s.io")
-    except ApiError as error:
-        if error.status in (403, 404):
-            return None
-        raise
+    except (Forbidden, Missing):
+        return None
     return Kind("workloads", group["preferredVersion"]["groupVersion"])

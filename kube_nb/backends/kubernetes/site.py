@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kube_nb.backends.kubernetes.api import CONFIG_MAPS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden
+from kube_nb.backends.kubernetes.kinds import CONFIG_MAPS
 from kube_nb.config import Settings
 from kube_nb.settings import OF_NAMESPACE
 from kube_nb.toml_file import TomlFile
@@ -75,7 +77,5 @@ def said(api: Api) -> Said | None:
 def _read(api: Api) -> Object | None:
     try:
         return api.find(CONFIG_MAPS, CONFIG_MAP)
-    except ApiError as error:
-        if error.status == 403:
-            return None
-        raise
+    except Forbidden:
+        return None

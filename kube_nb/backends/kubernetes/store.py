@@ -20,8 +20,10 @@ from typing import Any, TypeVar
 
 from kube_nb.backends.base import Bundle, Carried
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import AlreadyExists, ApiError
 from kube_nb.backends.kubernetes.kept import claim_of, kept
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.claim import claim, shared_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
@@ -184,11 +186,10 @@ class Stores:
         try:
             if found is None:
                 found = self._api.create(CLAIMS, shared_claim(labels, **self._how))
+        except AlreadyExists:
+            found = self._api.get(CLAIMS, names.STORE_CLAIM)
         except ApiError as error:
-            if error.cause == "AlreadyExists":
-                found = self._api.get(CLAIMS, names.STORE_CLAIM)
-            else:
-                return self._remember(_Verdict("refused", f"a claim may not be made: {error.message}"), plan)
+            return self._remember(_Verdict("refused", f"a claim may not be made: {error.message}"), plan)
         return self._prove(found, plan)
 
     def _is_proven(self, found: Object) -> bool:
@@ -338,7 +339,8 @@ class Stores:
     def hand_over(self, plan: JobPlan) -> None:
         """Leave the job its own claim, which the submit has made the job's: the pod that filled it ends."""
         if plan.store.kind == "own":
-            self.pods.close(plan.store.claim)
+            with suppress(ApiError, Unreachable):  # the job is made and goes on; the pod has a limit of its own
+                self.pods.close(plan.store.claim)
 
     def let_go(self, job: Object) -> None:
         """End what holds a job's own claim, so that it can go with the job."""
@@ -408,11 +410,8 @@ class Stores:
             storage_class=plan.store.storage_class,
         )
         made["metadata"]["ownerReferences"] = marks.owned_by(owner)
-        try:
+        with suppress(AlreadyExists):
             self._api.create(CLAIMS, made)
-        except ApiError as error:
-            if error.cause != "AlreadyExists":
-                raise
 
 
 def _template(plan: JobPlan) -> str:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from kube_nb.backends.base import Chunk, Cursor
 from kube_nb.backends.kubernetes import log
-from kube_nb.backends.kubernetes.api import Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden, Unauthorized
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.feed import LASTING
 from kube_nb.backends.kubernetes.kept import kept
@@ -40,7 +41,6 @@ _PATIENCE = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _REREAD = 1 << 16
 """After a break, so much is rather read again than asked for by exec."""
-_UNAUTHORIZED, _FORBIDDEN = 401, 403
 _BEGINS = 10.0
 """Seconds after a break in which a 403 says nothing of rights: an API server that begins refuses everybody."""
 _DRAIN, _DRAIN_KILLED = 15.0, 1.0
@@ -219,7 +219,7 @@ class _Attempt:
             except ApiError as error:
                 whole, now = False, time.monotonic()
                 refused = refused or now
-                if error.status != _UNAUTHORIZED or now - refused > LASTING:
+                if not isinstance(error, Unauthorized) or now - refused > LASTING:
                     raise
             except (Unreachable, _Away) as error:
                 whole, now = False, time.monotonic()
@@ -265,12 +265,12 @@ class _Attempt:
 
     def _meant(self, error: ApiError) -> Exception:
         """What a refusal to read a log or to exec means."""
-        if error.status == _UNAUTHORIZED or self._is_forbidden(error):
+        if isinstance(error, Unauthorized) or self._is_forbidden(error):
             return error
-        return (_Begins if error.status == _FORBIDDEN else _Away)(error.message)
+        return (_Begins if isinstance(error, Forbidden) else _Away)(error.message)
 
     def _is_forbidden(self, error: ApiError) -> bool:
-        return error.status == _FORBIDDEN and time.monotonic() - self._broken_at > _BEGINS
+        return isinstance(error, Forbidden) and time.monotonic() - self._broken_at > _BEGINS
 
     def _has_settled(self, silence: float) -> bool:
         """A container ends before its node has written down its last lines."""

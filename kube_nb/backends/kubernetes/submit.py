@@ -13,8 +13,10 @@ from typing import Literal, cast
 
 from kube_nb.backends.base import Bundle, Finding
 from kube_nb.backends.kubernetes import names, trainjob
-from kube_nb.backends.kubernetes.api import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import AlreadyExists, ApiError, Unauthorized
 from kube_nb.backends.kubernetes.kept import kept
+from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Kind
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.claim import own_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
@@ -140,7 +142,7 @@ def dry_run(api: Api, plan: JobPlan) -> list[Finding]:
         try:
             api.create(kind, body, dry_run=True)
         except ApiError as error:
-            if error.status == 401 or in_doubt(error):
+            if isinstance(error, Unauthorized) or in_doubt(error):
                 raise
             return [_finding(error, api.namespace)]
     return []
@@ -164,9 +166,9 @@ def _make(api: Api, kind: Kind, body: Object) -> Object | None:
         except Unreachable:
             if last:
                 raise
+        except AlreadyExists:
+            return None
         except ApiError as error:
-            if error.cause == "AlreadyExists":
-                return None
             if not in_doubt(error):
                 raise
             if last:

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from kube_nb.backends.kubernetes.api import Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.ending import tidy
 from kube_nb.backends.kubernetes.names import OWNER
 from kube_nb.backends.kubernetes.reasons.refusals import in_doubt

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
-from kube_nb.backends.kubernetes.api import JOBS, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import AlreadyExists, ApiError
+from kube_nb.backends.kubernetes.kinds import JOBS, Kind
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.manifests.marks import owned_by
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, train_job, training_runtime
@@ -87,7 +89,5 @@ def _create_train_job(api: Api, plan: JobPlan) -> Object | None:
 def _create(api: Api, kind: Kind, body: Object) -> Object | None:
     try:
         return api.create(kind, body)
-    except ApiError as error:
-        if error.cause != "AlreadyExists":
-            raise
+    except AlreadyExists:
         return None

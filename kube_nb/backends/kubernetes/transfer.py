@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from kube_nb.backends.base import Carried
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import Api, ApiError
+from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.exec import STDERR, STDOUT, Exec, ExecFailed, not_running
 from kube_nb.errors import Corrupted, KubeNbError, NotFound, Unreachable
 from kube_nb.runner.carry import PIECE, Part

@@ -15,13 +15,16 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, SECRETS, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import AlreadyExists, ApiError, Missing
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.feed import Feed
+from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, SECRETS, Kind
 from kube_nb.backends.kubernetes.manifests.transfer import runner_secret, template_digest, transfer_job
 from kube_nb.backends.kubernetes.payload import runner_zip
 from kube_nb.backends.kubernetes.snapshot import annotation, condition, created, last_seen, state
@@ -202,30 +205,22 @@ class TransferPods:
         made = transfer_job(like, name=own, family=name, claim=claim, secret=secret, as_large=as_large)
         try:
             return self._api.create(JOBS, made)
-        except ApiError as error:
-            if error.cause != "AlreadyExists":
-                raise
+        except AlreadyExists:
             return self._api.get(JOBS, own)  # another process was quicker
 
     def _lift_limit(self, job: Object) -> None:
         """Its pod runs, and ends by itself: it must not be cut off while it is used."""
         if not job["spec"].get("activeDeadlineSeconds"):
             return
-        try:
+        with suppress(Missing):  # it has just gone: who speaks to its pod hears of that
             self._api.patch(JOBS, job["metadata"]["name"], {"spec": {"activeDeadlineSeconds": None}})
-        except ApiError as error:
-            if error.status != 404:  # it has just gone: who speaks to its pod hears of that
-                raise
 
     def _ensure_secret(self, made: Object) -> None:
         """Whoever made the Job may have died before this."""
         volumes = made["spec"]["template"]["spec"]["volumes"]
         secret = next(volume["secret"]["secretName"] for volume in volumes if volume["name"] == "runner")
-        try:
+        with suppress(AlreadyExists):
             self._api.create(SECRETS, runner_secret(secret, runner_zip(self._runner()), made))
-        except ApiError as error:
-            if error.cause != "AlreadyExists":
-                raise
 
 
 class _Seen:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from kube_nb.backends.base import Bundle, Carried
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import JOBS, Api, ApiError, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden
+from kube_nb.backends.kubernetes.kinds import JOBS
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.reasons.refusals import in_doubt
 from kube_nb.backends.kubernetes.snapshot import Snapshot, over, state
@@ -96,9 +98,9 @@ class _Upload:
                     return
                 name = pod["metadata"]["name"]
                 put_objects(Container(self._api, name), f"{names.RUN}/bundle/objects", self._objects, self._progress)
+            except Forbidden:
+                raise
             except (ApiError, Unreachable) as error:
-                if isinstance(error, ApiError) and error.status == 403:
-                    raise
                 _log.info("the bundle of job %s cannot be sent just now: %s", self.id, error)
                 threading.Event().wait(_PAUSE)
                 continue

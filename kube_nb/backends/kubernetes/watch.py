@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kube_nb.backends.kubernetes import names
-from kube_nb.backends.kubernetes.api import EVENTS, JOBS, PODS, Api, ApiError, Kind, Object
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Forbidden, Missing
+from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.mirror import Mirror
 from kube_nb.backends.kubernetes.session import OF_JOBS, WARNINGS, Session, kueue_workloads
 from kube_nb.backends.kubernetes.snapshot import Snapshot, job_id, queue_of
@@ -246,7 +248,5 @@ def _readable(api: Api, kind: Kind, *, labels: str = "", fields: str = "") -> li
     """All that fit; none where the user may not read them."""
     try:
         return api.list(kind, labels=labels, fields=fields)[0]
-    except ApiError as error:
-        if error.status in (403, 404):
-            return []
-        raise
+    except (Forbidden, Missing):
+        return []

@@ -7,7 +7,8 @@ Trainer. The JobSet makes the headless Service of all nodes, also of one.
 
 from __future__ import annotations
 
-from kube_nb.backends.kubernetes.api import Kind, Object
+from kube_nb.backends.kubernetes.api import Object
+from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.manifests import marks
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.plan import JobPlan

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kube_nb.backends.base import Finding, Reason
-from kube_nb.backends.kubernetes.api import ApiError
+from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.reasons.creation import reason_of_denial
 from kube_nb.backends.kubernetes.snapshot import Snapshot
 from kube_nb.backends.reasons import unheard
