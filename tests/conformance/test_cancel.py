@@ -43,8 +43,9 @@ def test_a_cancelled_job_is_cancelled_not_failed(send: Sender) -> None:
 @pytest.mark.via
 def test_the_code_hears_sigterm_and_has_time(send: Sender) -> None:
     job = send(
-        "import signal, sys, time\n"
-        "def bye(*_):\n    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(0)\n"
+        # os.write: it may come while the code still prints `ready`, and print lets nobody print in the midst of it.
+        "import os, signal, sys, time\n"
+        "def bye(*_):\n    time.sleep(1)\n    os.write(1, b'saved\\n')\n    sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, bye)\nprint('ready', flush=True)\ntime.sleep(600)"
     )
     running(job)

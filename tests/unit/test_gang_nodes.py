@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 HERE = "import os, time; print('pid', os.getpid(), '.', flush=True)\n"
 SLEEP = HERE + "time.sleep(60)"
 LAST_WORDS = """
-import signal, sys, time
+import os, signal, sys, time
 def end(*_):
-    time.sleep(0.3); print('last words of', RANK, flush=True); sys.exit(9)
+    time.sleep(0.3); os.write(1, f'last words of {RANK}\\n'.encode()); sys.exit(9)
 signal.signal(signal.SIGTERM, end); print('ready', RANK, flush=True)
 """
 

@@ -142,8 +142,8 @@ def test_a_victim_that_speaks_first_is_not_the_reason(node: OneNode):
 
 def test_a_cancel_lets_the_code_say_its_last_words(node: OneNode):
     running = node.start(
-        "import signal, sys, time\n"
-        "def stop(*_): print('saving', flush=True); sys.exit(0)\n"
+        "import os, signal, sys, time\n"
+        "def stop(*_): os.write(1, b'saving\\n'); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, stop)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     running.until(b"ready\n")
