@@ -18,7 +18,7 @@ from kube_nb.backends.kubernetes.api_error import Forbidden
 from kube_nb.backends.kubernetes.exec import Exec
 from kube_nb.backends.kubernetes.kept import kept
 from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS
-from kube_nb.backends.kubernetes.names import JOB, TRANSPORT
+from kube_nb.backends.kubernetes.names import JOB, ROLE, TRANSPORT
 from kube_nb.backends.kubernetes.snapshot import annotation
 from kube_nb.client import Client
 from kube_nb.config import Settings
@@ -136,10 +136,18 @@ def test_a_submit_whose_answers_were_lost_is_completed_with_the_claim_that_was_f
 
 
 class Keeps(Api):
-    """The user may end no Job, as it turns out."""
+    """No Job may be ended from the moment on in which there is one of ours."""
+
+    keeps = False
+
+    def create(self, kind, body, *, dry_run=False):
+        made = super().create(kind, body, dry_run=dry_run)
+        if kind is JOBS and not dry_run and body["metadata"]["labels"].get(ROLE) == "job":
+            self.keeps = True
+        return made
 
     def delete(self, kind, name, **how):
-        if kind is JOBS:
+        if kind is JOBS and self.keeps:
             raise Forbidden(status=403, cause="Forbidden", message="jobs is forbidden", verb="delete", resource="jobs")
         return super().delete(kind, name, **how)
 
@@ -149,9 +157,10 @@ def test_a_job_is_made_although_the_pod_that_filled_its_claim_cannot_be_ended(
     alone: Api, client: Client, storage_class: str
 ):
     api = client.backend._api
-    client.backend._api = Keeps(api.client, api.namespace, api.server)
+    client.backend._api = keeping = Keeps(api.client, api.namespace, api.server)
     sends_some(client)
-    client.backend._api = api
+    assert keeping.keeps
+    keeping.keeps = False
     goes_on(client, alone, storage_class)
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from kube_nb.backends.kubernetes import addons, ending, names, submit
 from kube_nb.backends.kubernetes.api import Api
-from kube_nb.backends.kubernetes.api_error import ApiError
+from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden
 from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES
 from kube_nb.backends.kubernetes.plan import Store
+from kube_nb.backends.kubernetes.reconcile import Reconciling
 from kube_nb.backends.kubernetes.snapshot import Snapshot, condition, node_of, state
 from kube_nb.backends.kubernetes.watch import Watch, read
 from kube_nb.client import Client
@@ -37,7 +38,7 @@ def left(api: Api, id: str) -> list[str]:
 
 
 class Losing(Api):
-    """An API whose answers to some requests are lost, before or after the server did what was asked; `failed before` and
+    """An API whose answers to some requests of a job are lost, before or after the server did what was asked; `failed before` and
     `failed after`: a gateway, or the server, answers in the place of it that it has failed."""
 
     def __init__(self, api: Api, lost: dict[str, list[str]]) -> None:
@@ -46,7 +47,10 @@ class Losing(Api):
         self.asked: list[str] = []
 
     def create(self, kind, body, *, dry_run=False):
-        self.asked.append(f"create {kind.plural}")
+        of_a_job = (body.get("metadata") or {}).get("labels", {}).get(names.ROLE) == "job"
+        if dry_run or not of_a_job:
+            return super().create(kind, body, dry_run=dry_run)
+        self.asked.append(kind.plural)
         when = self.lost.get(kind.plural, [])
         what = when.pop(0) if when else ""
         if what == "before":
@@ -181,6 +185,7 @@ def test_a_job_whose_submit_ended_with_a_failure_of_the_server_is_completed_late
             raise ApiError(status=500, cause="InternalError", message="etcdserver: request timed out")
         return create(self, kind, body, dry_run=dry_run)
 
+    monkeypatch.setattr(Reconciling, "start", lambda *_: None)  # as if that kernel had died
     with monkeypatch.context() as patch:
         patch.setattr(Api, "create", failing)
         with pytest.raises(Unreachable, match="whether job"):
@@ -247,8 +252,9 @@ def test_a_submit_that_was_cut_off_is_completed_with_the_store_that_its_pods_mou
     )
     with pytest.raises(Unreachable):
         submit.create(Losing(cluster, {"secrets": ["before", "before"]}), begun, sent)
-    found = submit.begun(cluster, later)
-    assert found is not None
+    made = submit.begun(cluster, later)
+    assert made is not None
+    found = submit.as_begun(later, made)
     assert (found.store.mark, found.transport) == (begun.store.mark, begun.transport)
     submit.create(cluster, later, sent)
     told = json.loads(base64.b64decode(cluster.get(SECRETS, id)["data"]["pod.json"]))
@@ -258,6 +264,24 @@ def test_a_submit_that_was_cut_off_is_completed_with_the_store_that_its_pods_mou
     assert told["transport"] == begun.transport
     assert told["store"] == bool(mounts) == bool(begun.store.claim)
     assert bool(told["url"]) == bool(begun.store.url)
+
+
+class Full(Api):
+    """A namespace whose quota is used up, as it may be by this very job."""
+
+    def create(self, kind, body, *, dry_run=False):
+        raise Forbidden(status=403, cause="Forbidden", message="exceeded quota: small", verb="create", resource="jobs")
+
+
+def test_a_job_that_is_whole_stays_where_its_completion_is_refused(cluster, unique, tmp_path):
+    id = unique()
+    sent = bundle(tmp_path)
+    given = fitting(plan(cluster, id, resources={"nodes": 2}, placement=NOWHERE), sent)
+    job = submit.create(cluster, given, sent)
+    there = left(cluster, id)
+    with pytest.raises(Forbidden):
+        submit.complete(Full(cluster.client, cluster.namespace), given, sent, job)
+    assert left(cluster, id) == there
 
 
 def test_nothing_is_left_where_the_secret_is_refused(cluster, unique, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kube_nb.backends.kubernetes import reconcile
 from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.kinds import JOBS
 from kube_nb.backends.kubernetes.names import UPLOADED
@@ -112,14 +113,17 @@ def test_a_large_job_whose_answers_were_lost_gets_what_it_needs_all_the_same(cli
     assert job.outputs["back"] == b"ba" * (SIZE // 2)
 
 
-def test_a_large_job_of_which_nothing_was_made_is_not_made_behind_ones_back(client: Client):
+def test_a_large_job_of_which_nothing_was_made_is_not_made_behind_ones_back(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reconcile, "_ABSENT", 3.0)
     api = client.backend._api
     client.backend._api = losing = Losing(api, {"jobs": ["before", "before"]})
     with pytest.raises(Unreachable):
         client.cell("print(len(data))", {"data": os.urandom(SIZE), "__name__": "__main__"})
     (id,) = client.journal.ids()
     until(lambda: f"kube-nb-reconcile-{id}" not in {one.name for one in threading.enumerate()}, 30)
-    assert losing.asked == ["create jobs"] * 2
+    assert losing.asked == ["jobs"] * 2
     assert api.find(JOBS, id) is None
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kube_nb.backends.kubernetes import addons, api, capacity, examine
+from kube_nb.backends.kubernetes import addons, capacity, examine, kinds
 from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.manifests import trainjob
 from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, Rights, role, role_yaml
 
-SOURCES = sorted(Path(api.__file__).parent.rglob("*.py"))
+SOURCES = sorted(Path(kinds.__file__).parent.rglob("*.py"))
 VERBS = {
     "create": ("create",),
     "get": ("get",),
@@ -26,7 +26,7 @@ VERBS = {
 }
 KINDS = {
     name: value
-    for module in (api, trainjob, capacity, examine, addons)
+    for module in (kinds, trainjob, capacity, examine, addons)
     for name, value in vars(module).items()
     if isinstance(value, Kind)
 }

@@ -25,7 +25,7 @@ from kube_nb.backends.base import (
     refuse,
 )
 from kube_nb.backends.kubernetes import ending, examine, planning, preflight, site, stream, submit
-from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.capacity import capacity
 from kube_nb.backends.kubernetes.cleaning import Cleaning
 from kube_nb.backends.kubernetes.connect import Place, connection, user_of
@@ -37,7 +37,7 @@ from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.names import of_jobs, owner_of
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.reasons.refusals import refused
-from kube_nb.backends.kubernetes.reconcile import reconcile
+from kube_nb.backends.kubernetes.reconcile import Reconciling
 from kube_nb.backends.kubernetes.snapshot import age_order
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.store import Stores, memory_of
@@ -47,7 +47,7 @@ from kube_nb.backends.kubernetes.upload import Uploads
 from kube_nb.backends.kubernetes.watch import Snapshot, Watch, read
 from kube_nb.backends.leaving import Leaving
 from kube_nb.config import Settings
-from kube_nb.errors import NotFound, Refused, Unreachable
+from kube_nb.errors import NotFound, Refused
 from kube_nb.spec import Digest, JobId, JobSpec, Platform, new_job_id
 from kube_nb.store.url import is_url, needs_of
 
@@ -103,15 +103,21 @@ class KubernetesBackend:
 
     def submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None = None) -> JobId:
         """As the protocol says. Where answers were lost, what was begun is completed once the cluster answers again."""
-        try:
-            return self._submit(spec, bundle, progress)
-        except Unreachable:
-            reconcile(
-                spec.id,
-                begun=lambda: submit.begun(self._api, self._plan(spec, bundle)) is not None,
-                complete=lambda: self._submit(spec, bundle, progress),
-            )
-            raise
+        with refused(self._api.namespace):
+            plan = self._plan(spec, bundle)
+            if plan.memory != planning.memory_of(spec):  # `check` has looked at less
+                refuse(preflight.room(self._api, plan))
+            plan = self._stored(plan, bundle, progress)
+            try:
+                job = submit.create(self._api, plan, bundle)
+            except submit.Unsure:
+                complete = partial(self._complete, plan, bundle, progress)
+                self._reconciling.start(spec.id, bundle.directory, complete)
+                raise
+            plan = submit.as_begun(plan, job)
+            self._stores.hand_over(plan)
+        self._attend(plan, job, bundle, progress)
+        return spec.id
 
     def list(self, ids: frozenset[JobId] | None = None, *, all_users: bool = False) -> builtins.list[JobStatus]:
         """As the protocol says."""
@@ -266,6 +272,10 @@ class KubernetesBackend:
         return Uploads(self._api, self._watch)
 
     @cached_property
+    def _reconciling(self) -> Reconciling:
+        return Reconciling()
+
+    @cached_property
     def _keeping(self) -> Keeping:
         return Keeping(self._api, self._bundles.parent)
 
@@ -279,25 +289,34 @@ class KubernetesBackend:
         with refused(self._api.namespace):
             yield from stream.stream(self._api, self._watch, self._stores, id, node, cursor, follow, ended, leaving)
 
-    def _submit(self, spec: JobSpec, bundle: Bundle, progress: Carried | None) -> JobId:
-        with refused(self._api.namespace):
-            plan = self._plan(spec, bundle)
-            if plan.memory != planning.memory_of(spec):  # `check` has looked at less
-                refuse(preflight.room(self._api, plan))
-            plan = self._stored(plan, bundle, progress)
-            job = submit.create(self._api, plan, bundle)
-            plan = submit.as_begun(plan, job)
-            self._stores.hand_over(plan)
+    def _complete(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> bool:
+        """Complete a job whose submit was not answered; False: there is no such job.
+
+        Raises:
+            KubeNbError: something is missing still.
+        """
+        made = submit.begun(self._api, plan)
+        if made is None:
+            return False
+        plan = submit.as_begun(plan, made)
+        self._attend(plan, submit.job_of(self._api, plan, made), bundle, progress)
+        self._refill(plan, bundle, progress)
+        submit.complete(self._api, plan, bundle, made)
+        self._stores.hand_over(plan)
+        return True
+
+    def _attend(self, plan: JobPlan, job: Object, bundle: Bundle, progress: Carried | None) -> None:
+        """Begin what this process does for a job that is there, until that has ended. Once more does no harm."""
+        id = plan.spec.id
         self._watch.remember(job)
-        self._tidying.add(spec.id)
-        self._cleaning.after(spec.id, plan.store)
+        self._tidying.add(id)
+        self._cleaning.after(id, plan.store)
         if plan.transport == "upload":
             self._uploads.start(plan, bundle, progress)
         if plan.store.kind == "none":
-            nodes = range(spec.resources.nodes)
-            along = (partial(self._stream, spec.id, node, Cursor(), True, self._keeping.bring) for node in nodes)
-            self._keeping.start(spec.id, along)
-        return spec.id
+            nodes = range(plan.spec.resources.nodes)
+            along = (partial(self._stream, id, node, Cursor(), True, self._keeping.bring) for node in nodes)
+            self._keeping.start(id, along)
 
     def _snapshot(self, id: str) -> Snapshot:
         for snapshot in read(self._api, [id]):
@@ -331,15 +350,11 @@ class KubernetesBackend:
         """
         if plan.transport == "secret":
             return replace(plan, store=self._stores.choose(plan))
-        begun = submit.begun(self._api, plan)
-        if begun is not None:
-            if self._stores.lost(begun) and not self._stores.put_bundle(begun, bundle, progress):
-                raise Refused(
-                    what=f"job {plan.spec.id} cannot be completed",
-                    why="its claim is gone with what it needs, and there is no place to fill another one",
-                    next=f"remove it with %kube_delete {plan.spec.id}, and send it again",
-                )
-            return begun
+        made = submit.begun(self._api, plan)
+        if made is not None:
+            plan = submit.as_begun(plan, made)
+            self._refill(plan, bundle, progress)
+            return plan
         plan = replace(plan, store=self._stores.choose(plan, needed=True))
         if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle, progress):
             return replace(plan, transport="store")
@@ -347,6 +362,19 @@ class KubernetesBackend:
             no_place = "no node has a place for the job just now, and until it has one its own claim cannot be filled"
             return replace(plan, store=replace(plan.store, why=no_place))
         return plan
+
+    def _refill(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> None:
+        """Put what a job that was begun before needs into a new claim, where the one that was filled for it is lost.
+
+        Raises:
+            Refused: there is no place for that.
+        """
+        if self._stores.lost(plan) and not self._stores.put_bundle(plan, bundle, progress):
+            raise Refused(
+                what=f"job {plan.spec.id} cannot be completed",
+                why="its claim is gone with what it needs, and there is no place to fill another one",
+                next=f"remove it with %kube_delete {plan.spec.id}, and send it again",
+            )
 
 
 def _once_for_all(find: Callable[[Snapshot], JobStatus]) -> Callable[[Snapshot], JobStatus]:

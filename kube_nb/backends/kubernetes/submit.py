@@ -30,6 +30,10 @@ from kube_nb.backends.kubernetes.snapshot import annotation, condition
 from kube_nb.errors import KubeNbError, Refused, Unreachable
 
 
+class Unsure(Unreachable):
+    """The answers to a submit were lost: whether its job was made is not known."""
+
+
 def create(api: Api, plan: JobPlan, bundle: Bundle, *, fill: Callable[[Object], None] | None = None) -> Object:
     """Make the Job, then what it owns. Calling again with the same bundle finds the same Job and completes it as it was
     begun, whatever store a plan of now would have.
@@ -42,12 +46,11 @@ def create(api: Api, plan: JobPlan, bundle: Bundle, *, fill: Callable[[Object], 
 
     Raises:
         Refused: another job has this id.
-        ApiError: the cluster said no. What `fill` raises. Nothing is left then.
-        Unreachable: nobody answered; nothing was made, or the next call finds and completes it.
+        ApiError: the cluster said no. What `fill` raises. Nothing is left then of what this call has made.
+        Unsure: nobody answered; nothing was made, or the next call finds and completes it.
     """
-    data = secret_data(bundle, plan)
     try:
-        return _create(api, plan, bundle, data, fill)
+        return _create(api, plan, bundle, fill)
     except Unreachable as error:
         raise _unsure(plan, error) from error
     except ApiError as error:
@@ -56,15 +59,40 @@ def create(api: Api, plan: JobPlan, bundle: Bundle, *, fill: Callable[[Object], 
         raise _unsure(plan, error) from error
 
 
-def begun(api: Api, plan: JobPlan) -> JobPlan | None:
-    """The plan as an earlier call with the same id has begun it; None: there was none.
+def begun(api: Api, plan: JobPlan) -> Object | None:
+    """The Job, or TrainJob, that an earlier call with the same id has made; None: there is none.
 
     Raises:
         Refused: another job has this id.
         ApiError, Unreachable.
     """
     job = api.find(_kind(plan), plan.spec.id)
-    return None if job is None else as_begun(plan, _same(job, plan))
+    return None if job is None else _same(job, plan)
+
+
+def complete(
+    api: Api, plan: JobPlan, bundle: Bundle, job: Object, *, fill: Callable[[Object], None] | None = None
+) -> Object:
+    """Make what an earlier call has not made for its Job, or TrainJob, with the store that this names. No Job is made,
+    and none is removed: it may run.
+
+    Returns:
+        the Job.
+
+    Raises:
+        ApiError, Unreachable: something is missing still, or it is not known.
+    """
+    if not _over(job):
+        if _via_trainer(plan):
+            trainjob.adopt(api, job)
+        plan = as_begun(plan, job)
+        _make_rest(api, plan, secret_data(bundle, plan), job, fill)
+    return job_of(api, plan, job)
+
+
+def job_of(api: Api, plan: JobPlan, made: Object) -> Object:
+    """The Job of what a submit has made: that itself, or the one that Trainer makes of a TrainJob."""
+    return trainjob.job_of(api, plan, made) if _via_trainer(plan) else made
 
 
 def as_begun(plan: JobPlan, job: Object) -> JobPlan:
@@ -75,42 +103,42 @@ def as_begun(plan: JobPlan, job: Object) -> JobPlan:
     return replace(plan, store=replace(plan.store, kind=kind, claim=where.claim, url=where.url), transport=transport)
 
 
-def _create(
-    api: Api, plan: JobPlan, bundle: Bundle, data: Mapping[str, bytes], fill: Callable[[Object], None] | None
-) -> Object:
-    via = plan.spec.placement.via == trainjob.KIND
-    kind = _kind(plan)
-    job = trainjob.make(api, plan) if via else _make(api, JOBS, indexed_job(plan))
+def _create(api: Api, plan: JobPlan, bundle: Bundle, fill: Callable[[Object], None] | None) -> Object:
+    data = secret_data(bundle, plan)
+    job = trainjob.make(api, plan) if _via_trainer(plan) else _make(api, JOBS, indexed_job(plan))
     if job is None:
-        job = _same(api.get(kind, plan.spec.id), plan)
-        plan = as_begun(plan, job)
-        data = secret_data(bundle, plan)
-    if _over(job):
-        return trainjob.job_of(api, plan, job) if via else job
+        return complete(api, plan, bundle, _same(api.get(_kind(plan), plan.spec.id), plan), fill=fill)
     try:
-        if plan.store.kind == "own" and _make(api, CLAIMS, own_claim(plan, job)) is None:
-            # It was filled before, by a pod that will not stay.
-            api.patch(CLAIMS, plan.store.claim, {"metadata": {"ownerReferences": marks.owned_by(job)}})
-        if plan.spec.resources.nodes > 1 and not via:
-            _make(api, SERVICES, headless_service(plan, job))
-        if fill is not None:
-            fill(job)
-        _make(api, SECRETS, bundle_secret(plan, data, job))
-    except Unreachable:
+        _make_rest(api, plan, data, job, fill)
+    except Exception as error:
+        unknown = isinstance(error, Unreachable) or (isinstance(error, ApiError) and in_doubt(error))
+        if not unknown:
+            api.delete(_kind(plan), plan.spec.id, uid=job["metadata"]["uid"])
         raise
-    except Exception:
-        api.delete(kind, plan.spec.id, uid=job["metadata"]["uid"])
-        raise
-    return trainjob.job_of(api, plan, job) if via else job
+    return job_of(api, plan, job)
+
+
+def _make_rest(
+    api: Api, plan: JobPlan, data: Mapping[str, bytes], job: Object, fill: Callable[[Object], None] | None
+) -> None:
+    """What a Job owns, the Secret last."""
+    if plan.store.kind == "own" and _make(api, CLAIMS, own_claim(plan, job)) is None:
+        # It was filled before, by a pod that will not stay.
+        api.patch(CLAIMS, plan.store.claim, {"metadata": {"ownerReferences": marks.owned_by(job)}})
+    if plan.spec.resources.nodes > 1 and not _via_trainer(plan):
+        _make(api, SERVICES, headless_service(plan, job))
+    if fill is not None:
+        fill(job)
+    _make(api, SECRETS, bundle_secret(plan, data, job))
 
 
 def objects(plan: JobPlan) -> list[Object]:
     """What `create` would make, for people and other tools: what the Secret holds is not shown."""
-    if plan.spec.placement.via == trainjob.KIND:
+    if _via_trainer(plan):
         made = [training_runtime(plan), train_job(plan), shown_secret(plan)]
     else:
         made = [indexed_job(plan), shown_secret(plan)]
-    if plan.spec.resources.nodes > 1 and plan.spec.placement.via != trainjob.KIND:
+    if plan.spec.resources.nodes > 1 and not _via_trainer(plan):
         made.append(headless_service(plan))
     if plan.store.kind == "own":
         made.append(own_claim(plan))
@@ -136,8 +164,7 @@ def dry_run(api: Api, plan: JobPlan) -> list[Finding]:
         "metadata": template["metadata"] | {"name": f"{plan.spec.id}-0-dry"},
         "spec": template["spec"],
     }
-    via = plan.spec.placement.via == trainjob.KIND
-    first = (RUNTIMES, training_runtime(plan)) if via else (JOBS, job)
+    first = (RUNTIMES, training_runtime(plan)) if _via_trainer(plan) else (JOBS, job)
     for kind, body in (first, (PODS, pod)):
         try:
             api.create(kind, body, dry_run=True)
@@ -148,9 +175,13 @@ def dry_run(api: Api, plan: JobPlan) -> list[Finding]:
     return []
 
 
+def _via_trainer(plan: JobPlan) -> bool:
+    return plan.spec.placement.via == trainjob.KIND
+
+
 def _kind(plan: JobPlan) -> Kind:
     """Of the object that has the job's id and owns all others."""
-    return TRAIN_JOBS if plan.spec.placement.via == trainjob.KIND else JOBS
+    return TRAIN_JOBS if _via_trainer(plan) else JOBS
 
 
 def _make(api: Api, kind: Kind, body: Object) -> Object | None:
@@ -175,14 +206,14 @@ def _make(api: Api, kind: Kind, body: Object) -> Object | None:
                 raise unanswered(error) from error
 
 
-def _unsure(plan: JobPlan, error: KubeNbError) -> Unreachable:
+def _unsure(plan: JobPlan, error: KubeNbError) -> Unsure:
     """For a person who would else send it a second time."""
     id = plan.spec.id
-    return Unreachable(
+    return Unsure(
         what=f"whether job {id} was made is not known",
         why=": ".join(part for part in (error.what, error.why) if part),
         next=f"do not send it again before you have looked, as it may run: once the cluster answers, %kube_jobs shows "
-        f"{id} if it was made and completes it where something is missing; %kube_attach {id} brings its results",
+        f"{id} if it was made, and what is missing of it is completed; %kube_attach {id} brings its results",
     )
 
 
