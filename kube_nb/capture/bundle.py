@@ -15,7 +15,7 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import CodeType
@@ -86,13 +86,14 @@ def repack(bundle: Path, spec: JobSpec, *, state: Path, key: bytes, index: Seque
         shutil.rmtree(directory, ignore_errors=True)
         raise StorageFailed(what="the job was not started", why=f"{directory}: {error.strerror}") from error
     again = _sign(manifest | {"job": spec.id, "created": time.time()}, directory, key, runner_object(state))
-    packages = manifest["packages"]
-    secret = credentials(index, elsewhere="inferred" in packages) if packages["pins"] or packages.get("wished") else {}
-    return replace(again, env=secret)
+    return replace(again, env=_index_env(manifest, index))
 
 
-def reopen(directory: Path, *, state: Path, key: bytes) -> Bundle:
+def reopen(directory: Path, *, state: Path, key: bytes, index: Sequence[str] = ()) -> Bundle:
     """The bundle that was packed in a directory and never sent, without the job's variables.
+
+    Args:
+        index: as `repack` says.
 
     Raises:
         NotFound: it is gone.
@@ -104,7 +105,14 @@ def reopen(directory: Path, *, state: Path, key: bytes) -> Bundle:
         raise NotFound(
             what="the job's bundle is gone", why=f"{directory}: {error.strerror}", next="send it again"
         ) from error
-    return _bundle(content, directory, key, runner_object(state))
+    return replace(_bundle(content, directory, key, runner_object(state)), env=_index_env(json.loads(content), index))
+
+
+def _index_env(manifest: Mapping[str, Any], index: Sequence[str]) -> dict[str, str]:
+    """Secret: how the packages of a bundle are reached by a job that is made now."""
+    packages = manifest["packages"]
+    installs = packages["pins"] or packages.get("wished")
+    return credentials(index, elsewhere="inferred" in packages) if installs else {}
 
 
 def _write(cargo: Cargo, spec: JobSpec, state: Path, directory: Path, key: bytes, progress: Progress | None) -> Bundle:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kube_nb.backends.base import Backend, Bundle, JobStatus
 from kube_nb.capture.bundle import reopen
+from kube_nb.config import Settings
 from kube_nb.errors import NotFound
 from kube_nb.jobs.journal import Entry, Journal
 from kube_nb.spec import JobId, JobSpec, spec_from
@@ -23,9 +24,9 @@ def cut_off(statuses: Iterable[JobStatus]) -> list[JobId]:
 
 
 def complete(
-    id: JobId, backend: Backend, journal: Journal, state: Path, environ: Mapping[str, str] = os.environ
+    id: JobId, backend: Backend, journal: Journal, settings: Settings, environ: Mapping[str, str] = os.environ
 ) -> bool:
-    """Submit a job again, under its own id; the values of its variables are those of this process.
+    """Submit a job again, under its own id; its variables, and what opens a package index to it, are this process's.
 
     Returns:
         False: it was sent from another machine, what it was sent with is gone, or a variable is not set here.
@@ -36,16 +37,18 @@ def complete(
     try:
         entry = journal.read(id)
         spec = spec_from(entry.spec)
-        bundle = _bundle(entry, spec, state, environ)
+        bundle = _bundle(entry, spec, settings, environ)
     except (NotFound, TypeError, KeyError):
         return False
     backend.submit(spec, bundle)
     return True
 
 
-def _bundle(entry: Entry, spec: JobSpec, state: Path, environ: Mapping[str, str]) -> Bundle:
+def _bundle(entry: Entry, spec: JobSpec, settings: Settings, environ: Mapping[str, str]) -> Bundle:
     absent = [name for name in spec.environment.env_names if name not in environ]
     if absent:
         raise NotFound(what=f"the variable `{absent[0]}` is not set here")
-    bundle = reopen(state / "bundles" / entry.id, state=state, key=bytes.fromhex(entry.key))
-    return replace(bundle, env={name: environ[name] for name in spec.environment.env_names})
+    state = Path(settings.get("state_dir"))
+    key = bytes.fromhex(entry.key)
+    bundle = reopen(state / "bundles" / entry.id, state=state, key=key, index=settings.get("index"))
+    return replace(bundle, env={name: environ[name] for name in spec.environment.env_names} | dict(bundle.env))

@@ -193,7 +193,7 @@ def test_a_job_whose_submit_ended_with_a_failure_of_the_server_is_completed_late
     (id,) = client.journal.ids()
     try:
         assert cluster.find(JOBS, id) is not None
-        assert complete(id, client.backend, client.journal, state_dir)
+        assert complete(id, client.backend, client.journal, settings)
         job = client.job(id)
         assert job.wait(90).phase is Phase.SUCCEEDED, job.reason
         assert "whole" in "".join(job.logs())

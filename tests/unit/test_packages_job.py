@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,12 @@ from kube_nb.capture.bundle import pack, repack
 from kube_nb.capture.cargo import Cargo, load_cargo
 from kube_nb.capture.packages import here
 from kube_nb.capture.work import Choice, Work
+from kube_nb.config import Settings
 from kube_nb.errors import CannotTravel
+from kube_nb.jobs.journal import Entry, Journal
+from kube_nb.jobs.settle import complete
 from kube_nb.runner.installer import CREDENTIALS, PROXIES
-from kube_nb.spec import JobSpec, Platform, new_job_id
+from kube_nb.spec import Environment, JobSpec, Platform, new_job_id
 
 ELSEWHERE = here()
 
@@ -189,6 +193,21 @@ def test_running_it_again_brings_the_credentials_of_today_where_something_is_ins
     assert "me:new" in second.env[CREDENTIALS]
     plain = packed(cargo("print(1)", index=index), tmp_path)
     assert repack(plain.directory, replace(again, id=new_job_id("t")), state=tmp_path, key=b"k", index=index).env == {}
+
+
+def test_a_submit_that_was_cut_off_is_completed_with_the_credentials_of_today(cargo, tmp_path):
+    """They were in the Secret that was never made, and are kept nowhere else."""
+    sent: list[Bundle] = []
+    backend: Any = SimpleNamespace(submit=lambda spec, bundle: sent.append(bundle))
+    spec = JobSpec(id=new_job_id("t"), name="t", environment=Environment(env_names=("COLOUR",)))
+    pack(cargo("import yaml", index=("https://me:old@one.example/simple",)), spec, state=tmp_path, key=b"k" * 32)
+    journal = Journal(tmp_path)
+    key = (b"k" * 32).hex()
+    journal.write(Entry(id=spec.id, name="t", target="x", label="", created=0.0, key=key, spec=asdict(spec)))
+    told = {"KUBE_NB_STATE_DIR": str(tmp_path), "KUBE_NB_INDEX": "https://me:new@one.example/simple"}
+    assert complete(spec.id, backend, journal, Settings.load(environ=told, cwd=tmp_path), {"COLOUR": "blue"})
+    assert sent[0].env["COLOUR"] == "blue"
+    assert "me:new" in sent[0].env[CREDENTIALS]
 
 
 def packed(cargo: Cargo, state: Path) -> Bundle:
