@@ -8,6 +8,7 @@ from typing import Any
 
 from kube_nb.backends.base import Reason
 from kube_nb.errors import KubeNbError, Refused
+from kube_nb.runner.ending import ENVIRONMENT
 
 End = Mapping[str, Any]
 
@@ -27,6 +28,9 @@ def reason_of(end: End) -> Reason:
     detail = _detail(end)
     if detail.get("what"):  # who met the failure knew better
         what, why, next = (str(detail.get(key) or "") for key in ("what", "why", "next"))
+    cause = str(detail.get("code"))
+    if code == "EnvironmentFailed" and cause in ENVIRONMENT:
+        code = cause
     return Reason(code=code, what=what, why=why, next=next)
 
 

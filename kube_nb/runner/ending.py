@@ -36,6 +36,10 @@ CODES: dict[str, int] = {
 }
 """Every code an attempt can end with, and the runner's exit status that goes with it."""
 
+ENVIRONMENT = frozenset({"PythonMismatch", "InstallForbidden", "NoInstaller", "PackageNotFound", "Conflict"})
+ENVIRONMENT |= {"BuildFailed", "IndexUnreachable", "IndexRefused", "StoreFailed", "InstallFailed"}
+"""What is wrong where the code is EnvironmentFailed: `code` in the END's detail, and so the code of the job's reason."""
+
 LIMIT = 4096
 """Bytes that a kubelet takes of a termination message."""
 _EVALUE = 500

@@ -12,8 +12,7 @@ class EnvironmentFailed(Exception):
     """The packages cannot be there.
 
     Attributes:
-        code: stable, for programs: InstallForbidden, NoInstaller, PackageNotFound, Conflict, BuildFailed,
-            IndexUnreachable, IndexRefused, OutOfDisk, StoreFailed or InstallFailed.
+        code: stable, for programs: OutOfDisk, or one of `ending.ENVIRONMENT`.
         what, why, next: for a person.
     """
 

@@ -70,8 +70,9 @@ def unpack(runner: str) -> None:
 def _too_old() -> None:
     here, least = (".".join(map(str, version)) for version in (sys.version_info[:2], _OLDEST))
     what = f"the image has Python {here}, a job needs Python {least} or newer"
-    words = {"what": what, "why": "", "next": "use an image with the kernel's Python: --image, or `image_map`"}
-    _give_up("EnvironmentFailed", 84, what, words)
+    next = "use an image with the kernel's Python: --image, or `image_map`"
+    detail = {"what": what, "why": "", "next": next, "code": "PythonMismatch"}
+    _give_up("EnvironmentFailed", 84, what, detail)
 
 
 def _give_up(code: str, status: int, why: str, detail: object = None) -> None:

@@ -126,9 +126,9 @@ def check_interpreter(manifest: dict[str, Any]) -> None:
         here, there = (".".join(map(str, version)) for version in (ours, theirs))
         what = f"the job runs on Python {here}, its code comes from Python {there}"
         why = "functions travel as byte code, which differs from one to the other"
-        raise CannotGoOn(
-            "EnvironmentFailed", what, {"what": what, "why": why, "next": f"use an image with Python {there}"}
-        )
+        next = f"use an image with Python {there}"
+        detail = {"what": what, "why": why, "next": next, "code": "PythonMismatch"}
+        raise CannotGoOn("EnvironmentFailed", what, detail)
 
 
 def make_work(path: str, *, used_before: bool) -> None:

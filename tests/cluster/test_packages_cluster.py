@@ -12,6 +12,9 @@ import pytest
 import yaml
 
 from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.kinds import PODS
+from kube_nb.backends.kubernetes.names import selector
+from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
@@ -35,6 +38,12 @@ def run(cluster: Api) -> Iterator[Any]:
     yield cell
     for job in jobs:
         client().delete(job)
+
+
+def exit_statuses(cluster: Api, job: Job) -> list[int]:
+    """Of its containers, by the cluster."""
+    pods = cluster.list(PODS, labels=selector(job=job.id))[0]
+    return [(state(pod, "terminated") or {})["exitCode"] for pod in pods]
 
 
 def test_a_package_that_the_code_imports_has_the_kernels_version(run):
@@ -66,25 +75,25 @@ def test_a_magic_finds_the_kernels_ipython(run):
     assert version("ipython") in "".join(job.logs())
 
 
-def test_a_package_that_cannot_be_installed_is_named_and_one_that_can_is_there(run):
+def test_a_package_that_cannot_be_installed_is_named_and_one_that_can_is_there(run, cluster):
     job = run("print(1)", packages=["iniconfig==0.0.999"])
     assert job.phase is Phase.FAILED
-    assert job.reason.code == "EnvironmentFailed"
+    assert job.reason.code == "PackageNotFound"
+    assert exit_statuses(cluster, job) == [84]
     assert "iniconfig" in job.reason.what
     assert "was not found" in job.reason.what
     assert "name and version" in job.reason.next
-    assert job.status().end["detail"]["code"] == "PackageNotFound"
     fine = run("import iniconfig\nprint(1)", packages=["iniconfig==2.0.0"])
     assert fine.phase is Phase.SUCCEEDED, fine.reason
 
 
-def test_an_index_that_cannot_be_reached_is_named_and_not_the_package(run, monkeypatch):
+def test_an_index_that_cannot_be_reached_is_named_and_not_the_package(run, cluster, monkeypatch):
     monkeypatch.setenv("KUBE_NB_INDEX", "https://kube-nb-test.invalid/simple")
     job = run("print(1)", packages=["iniconfig==2.0.0"])
     assert job.phase is Phase.FAILED
-    assert job.reason.code == "EnvironmentFailed"
+    assert job.reason.code == "IndexUnreachable"
+    assert exit_statuses(cluster, job) == [84]
     assert "kube-nb-test.invalid" in job.reason.what
     assert "cannot be reached" in job.reason.what
     assert "iniconfig" not in job.reason.what
     assert "network" in job.reason.next
-    assert job.status().end["detail"]["code"] == "IndexUnreachable"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kube_nb.backends.base import JobStatus
 from kube_nb.backends.kubernetes import preflight, submit
 from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.snapshot import Snapshot, state
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import read
 from kube_nb.client import Client
@@ -52,31 +52,35 @@ def test_an_image_of_the_same_python_has_nothing_against_it(cluster: Api, image:
 
 
 @pytest.fixture
-def run(cluster: Api, unique: Callable[[str], str], tmp_path: Path) -> Callable[[str], JobStatus]:
+def run(cluster: Api, unique: Callable[[str], str], tmp_path: Path) -> Callable[[str], Snapshot]:
     """Runs a cell of this kernel in an image, past the preflight, as where the image's name tells nothing."""
 
-    def run(image: str) -> JobStatus:
+    def run(image: str) -> Snapshot:
         id = unique("python")
         sent = make_bundle(tmp_path, "print('ran')", job=id)
         submit.create(cluster, fitting(plan(cluster, id, image=image, memory=256 << 20), sent), sent)
         ended(cluster, id)
         (snapshot,) = read(cluster, ids=[id])
-        return status_of(snapshot)
+        return snapshot
 
     return run
 
 
 @pytest.mark.parametrize("image", OTHER)
-def test_the_runner_tells_that_the_image_has_another_python(run: Callable[[str], JobStatus], image: str):
-    status = run(image)
+def test_the_runner_tells_that_the_image_has_another_python(run: Callable[[str], Snapshot], image: str):
+    snapshot = run(image)
+    (pod,) = snapshot.pods
+    assert (state(pod, "terminated") or {})["exitCode"] == 84
+    assert "PodFailurePolicy" in str(snapshot.condition("Failed"))
+    status = status_of(snapshot)
     assert status.phase is Phase.FAILED
     assert status.reason is not None
-    assert status.reason.code == "EnvironmentFailed"
+    assert status.reason.code == "PythonMismatch"
     assert status.reason.what == "the job runs on Python 3.13, its code comes from Python 3.11"
     assert "byte code" in status.reason.why
     assert status.reason.next == "use an image with Python 3.11"
 
 
 @pytest.mark.parametrize("image", SAME)
-def test_a_cell_runs_in_an_image_of_its_own_python(run: Callable[[str], JobStatus], image: str):
-    assert run(image).phase is Phase.SUCCEEDED
+def test_a_cell_runs_in_an_image_of_its_own_python(run: Callable[[str], Snapshot], image: str):
+    assert status_of(run(image)).phase is Phase.SUCCEEDED

@@ -59,7 +59,7 @@ def test_it_has_words(said):
     found = ending.parse_end(json.dumps(said))
     assert found is not None
     reason = reason_of(found)
-    assert reason.code == said["code"]
+    assert reason.code == said["code"] or (said["code"] == "EnvironmentFailed" and reason.code in ending.ENVIRONMENT)
     assert all(isinstance(text, str) for text in (reason.what, reason.why, reason.next))
 
 

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kube_nb.backends.reasons import reason_of
 from kube_nb.runner import ending
 from kube_nb.runner.objects import Objects
 from tests.conformance.sending import gone
@@ -264,6 +265,7 @@ def test_code_of_another_python_is_refused(node: OneNode):
     ran = node.run("pass", python=[3, 4])
     assert (ran.code, ran.status) == ("EnvironmentFailed", 84)
     assert "3.4" in ran.end["detail"]["what"]
+    assert reason_of(ran.end).code == "PythonMismatch"
 
 
 # What the code finds

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kube_nb.backends.kubernetes.payload import secret_data
+from kube_nb.backends.reasons import reason_of
 from kube_nb.runner import stream
 from kube_nb.runner.objects import Objects
 from tests.unit.pod_files import Attempt, Pod, make_bundle, plan_of, pod_of
@@ -210,6 +211,7 @@ def test_a_python_that_is_too_old_is_told_from_a_fault(tmp_path):
     end = json.loads(pod.end.read_bytes())
     assert (done.returncode, end["code"]) == (84, "EnvironmentFailed")
     assert "3.9" in end["detail"]["what"]
+    assert reason_of(end).code == "PythonMismatch"
 
 
 def test_the_entry_can_be_read_by_older_pythons():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kube_nb.backends.reasons import reason_of, signal_text, size_text
-from kube_nb.runner.ending import CODES, end
+from kube_nb.runner.ending import CODES, ENVIRONMENT, end, status_of
 
 OURS = ("SupervisorLost", "SupervisorFault")
 SAY_NOTHING_MORE = {"Succeeded", "Cancelled"}
@@ -18,6 +18,17 @@ def test_every_code_is_told_in_words(code):
     assert code not in reason.what, "words, not the code again"
     assert reason.next or code in SAY_NOTHING_MORE
     assert not reason.what.endswith(".")
+
+
+@pytest.mark.parametrize("cause", sorted(ENVIRONMENT))
+def test_what_is_wrong_with_the_environment_has_a_code_of_its_own_and_one_exit_status(cause):
+    record = end("EnvironmentFailed", 0, detail={"what": "w", "code": cause})
+    assert (reason_of(record).code, status_of(record)) == (cause, 84)
+
+
+def test_only_what_may_be_wrong_with_the_environment_is_a_code_of_its_own():
+    assert reason_of(end("EnvironmentFailed", 0, detail={"what": "w", "code": "Succeeded"})).code == "EnvironmentFailed"
+    assert reason_of(end("Exception", 0, detail={"what": "w", "code": "Conflict"})).code == "Exception"
 
 
 @pytest.mark.parametrize("code", [*CODES, *OURS, "SomethingNew", ""])
