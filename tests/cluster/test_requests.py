@@ -22,7 +22,9 @@ from tests.cluster.handmade import FOREVER
 from tests.conformance.sending import until
 
 MOST = 12
-"""Requests of a submit, the first lists of its watch among them."""
+"""Requests of a submit."""
+WATCH = 6
+"""Requests with which the watch of all jobs begins, once in a process: a list and a watch of each of three kinds."""
 
 
 @pytest.fixture
@@ -34,15 +36,25 @@ def kubeconfig(cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return copy
 
 
+class Asked(list[str]):
+    """The requests of this thread, and apart from them those of the watch of all jobs, which has threads of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch: list[str] = []
+
+
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The requests of this thread; the watch of all jobs has threads of its own."""
-    requests: list[str] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    requests = Asked()
     send = Api._transport
 
     def counted(self: Api, method: str, path: str, *rest: Any) -> Any:
-        if threading.current_thread() is threading.main_thread():
+        thread = threading.current_thread()
+        if thread is threading.main_thread():
             requests.append(f"{method} {path}")
+        elif thread.name.startswith("kube-nb-watch-"):
+            requests.watch.append(f"{method} {path}")
         return send(self, method, path, *rest)
 
     monkeypatch.setattr(Api, "_transport", counted)
@@ -73,6 +85,7 @@ def test_a_submit_asks_a_dozen_times_and_the_next_one_half_as_often(kubeconfig, 
     assert submit() <= MOST, asked
     assert submit() <= MOST / 2, asked
     assert [job.wait(90).phase for job in jobs] == [Phase.SUCCEEDED] * 2
+    assert len(asked.watch) == WATCH, asked.watch
 
 
 def test_all_who_look_at_a_place_share_one_connection(kubeconfig, asked):

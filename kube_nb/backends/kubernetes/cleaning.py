@@ -36,7 +36,7 @@ from kube_nb.store import bundles
 from kube_nb.store.directory import Entry, surplus
 from kube_nb.store.url import UrlStore
 
-EVERY = 86400.0
+EVERY = 3600.0
 """Seconds between two looks at a store that a client takes by itself."""
 FULL = 0.8
 """Of a claim's size: what one user's jobs and the environments may take, where the retention allows more."""
@@ -89,7 +89,7 @@ class Cleaning:
         return removed
 
     def after(self, id: str, store: Store) -> None:
-        """Clean up in the background where a day has gone by: a shared claim through the pod of the job `id`, which was
+        """Clean up in the background where an hour has gone by: a shared claim through the pod of the job `id`, which was
         just submitted."""
         stamp = stamp_of(self._stores.memory, here_only=store.kind not in ("shared", "url"))
         if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY:
