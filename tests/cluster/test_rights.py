@@ -1,4 +1,4 @@
-"""The Role that `kube-nb doctor --rbac` prints: it is enough, no rule of it is idle, and what is missing is named."""
+"""The Role that `kube-nb doctor --rbac` prints: it is enough, and what is missing is named."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def see_nodes(user: str) -> str:
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
         "metadata": {"name": name},
-        "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]}],
+        "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}],
     }
     binding: Object = {
         "apiVersion": "rbac.authorization.k8s.io/v1",

@@ -72,7 +72,7 @@ RIGHTS: Sequence[Right] = (
     Right(
         "",
         "services",
-        ("create", "get", "delete"),
+        ("create", "delete"),
         "a headless one for each job of several nodes, by which they find each other",
     ),
     Right("", "events", ("list", "watch"), "why a pod waits or was refused"),
