@@ -11,6 +11,9 @@ from kube_nb.errors import KubeNbError, Refused
 from kube_nb.runner.ending import ENVIRONMENT
 
 End = Mapping[str, Any]
+SEND_AGAIN = (
+    "send it again with %kube_rerun, which begins anew: only a job's own attempts (--retries) share kn.checkpoint_dir()"
+)
 
 
 def reason_of(end: End) -> Reason:
@@ -163,7 +166,7 @@ def _disrupted(end: End) -> tuple[str, str, str]:
     return (
         "the job was interrupted too often",
         str(end.get("evalue") or "its nodes were drained, preempted or lost again and again"),
-        "ask who runs the cluster why, or send it to other nodes; kn.checkpoint_dir() keeps work across attempts",
+        "ask who runs the cluster why, and send it again, to other nodes where that is possible",
     )
 
 
@@ -191,7 +194,7 @@ def _stopped(end: End) -> tuple[str, str, str]:
     return (
         "the job was stopped from outside",
         str(end.get("evalue") or "the machine, or what runs it, asked the job's processes to end"),
-        "send it again with %kube_rerun; kn.checkpoint_dir() keeps work across attempts",
+        SEND_AGAIN,
     )
 
 
@@ -252,7 +255,7 @@ def _supervisor_lost(end: End) -> tuple[str, str, str]:
         said = str(detail.get("log") or "").strip().splitlines()
         ended = f"with the words `{said[-1]}`" if said else "without a word: killed, or out of memory"
         why = f"its supervisor{number} ended {ended}"
-    return "the job was lost", why, "send it again with %kube_rerun; kn.checkpoint_dir() keeps work"
+    return "the job was lost", why, SEND_AGAIN
 
 
 def _supervisor_fault(end: End) -> tuple[str, str, str]:

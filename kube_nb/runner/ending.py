@@ -38,7 +38,7 @@ CODES: dict[str, int] = {
 
 ENVIRONMENT = frozenset({"PythonMismatch", "InstallForbidden", "NoInstaller", "PackageNotFound", "Conflict"})
 ENVIRONMENT |= {"BuildFailed", "IndexUnreachable", "IndexRefused", "StoreFailed", "InstallFailed"}
-"""What is wrong where the code is EnvironmentFailed: `code` in the END's detail, and so the code of the job's reason."""
+"""What is wrong where the code is EnvironmentFailed: `code` in the END's detail, and so the code of the reason."""
 
 LIMIT = 4096
 """Bytes that a kubelet takes of a termination message."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kube_nb.spec import Phase
-from tests.conformance.sending import Sender, code, events, tail
+from tests.conformance.sending import Sender, code, ended, events, tail
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +28,13 @@ def test_the_last_attempt_decides_and_the_checkpoints_survive(send: Sender) -> N
     assert job.outputs["model"] == "made"
     text = tail(job)
     assert [line for line in text.splitlines() if line.startswith("attempt")] == ["attempt 0", "attempt 1", "attempt 2"]
+
+
+def test_a_rerun_is_another_job_and_finds_none_of_its_checkpoints(send: Sender) -> None:
+    job = send.over(COUNT)
+    again = ended(send.client.rerun(job))
+
+    assert [tail(one) for one in (job, again)] == ["attempt 0\n"] * 2
 
 
 def test_each_attempt_has_its_own_account_and_error(send: Sender) -> None:

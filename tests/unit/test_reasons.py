@@ -67,6 +67,12 @@ def test_what_is_known_is_said(record, words):
     assert words in f"{reason.what}. {reason.why}"
 
 
+@pytest.mark.parametrize("code", [*CODES, *OURS])
+def test_nobody_is_told_that_a_rerun_goes_on_from_a_checkpoint(code):
+    next = reason_of(end(code, 0)).next
+    assert "checkpoint" not in next or "begins anew" in next
+
+
 def test_a_kill_is_not_called_a_lack_of_memory():
     killed, starved = reason_of(end("Signal", 0, signal=9)), reason_of(end("OutOfMemory", 0, signal=9))
     assert (killed.code, starved.code) == ("Signal", "OutOfMemory")

@@ -19,13 +19,12 @@ from kube_nb.backends.kubernetes.snapshot import (
     over,
     state,
 )
-from kube_nb.backends.reasons import reason_of
+from kube_nb.backends.reasons import SEND_AGAIN, reason_of
 from kube_nb.runner.ending import code_of
 
 End = Mapping[str, Any]
 _SECONDARY = frozenset({"Again", "Stopped", "RankLost", "Succeeded"})
 """Ends that follow from another one: the cause is looked for elsewhere first."""
-_AGAIN = "send it again with %kube_rerun; kn.checkpoint_dir() keeps work across attempts"
 
 
 # A job that has failed ----------------------------------------------------------------------------------------------
@@ -89,7 +88,7 @@ def _without_word(snapshot: Snapshot, pod: Object, terminated: Object) -> Reason
             code="NodeLost",
             what=f"node {_machine(pod)}, where the job ran, was lost",
             why=terminated.get("message") or "it does not know any more how the container ended",
-            next=_AGAIN,
+            next=SEND_AGAIN,
         )
     code = code_of(status)
     if code is not None:
@@ -197,21 +196,21 @@ def _disruption(snapshot: Snapshot, pod: Object) -> Reason | None:
             code="Preempted",
             what=f"the job{_on_node(snapshot, pod)} was ended to make room for a more important one",
             why=message,
-            next=_AGAIN + "; a higher priority class keeps its place",
+            next=SEND_AGAIN + "; a higher priority class keeps its place",
         )
     if cause == "EvictionByEvictionAPI":
         return Reason(
             code="Evicted",
             what=f"the job{_on_node(snapshot, pod)} was asked to leave node {_machine(pod)}",
             why=message or "somebody empties the node, e.g. to maintain it",
-            next=_AGAIN,
+            next=SEND_AGAIN,
         )
     if cause in ("DeletionByTaintManager", "DeletionByPodGC") or status.get("reason") == "NodeLost":
         return Reason(
             code="NodeLost",
             what=f"node {_machine(pod)}, where the job{_on_node(snapshot, pod)} ran, was lost",
             why=message or "it, or its connection to the cluster, broke",
-            next=_AGAIN,
+            next=SEND_AGAIN,
         )
     return None
 
@@ -222,7 +221,7 @@ def _evicted(snapshot: Snapshot, pod: Object, message: str) -> Reason:
     elif "memory" in message:
         next = "ask for the memory that it needs with --memory, so that the node keeps it free"
     else:
-        next = _AGAIN
+        next = SEND_AGAIN
     return Reason(
         code="Evicted",
         what=f"node {_machine(pod)} put the job{_on_node(snapshot, pod)} out",
@@ -237,7 +236,7 @@ def _pod_deleted(snapshot: Snapshot, node: int) -> Reason:
         code="PodDeleted",
         what=f"the job's pod{of} was deleted by somebody",
         why="not by kube-nb, and the cluster itself keeps the pods of a Job",
-        next=_AGAIN,
+        next=SEND_AGAIN,
     )
 
 
