@@ -123,6 +123,7 @@ class JobStatus:
         owner: who submitted it.
         asks: what each node was given, the target's defaults among it; None: what the spec says.
         end: the runner's last word (`runner/ending.py`), empty before.
+        unheard: nothing newer is known, as `reason` says: this is how it was last seen.
     """
 
     id: JobId
@@ -138,6 +139,7 @@ class JobStatus:
     owner: str = ""
     asks: Resources | None = None
     end: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    unheard: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,12 +160,17 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """What is free and what there is; None: not known to this user, `note` names the missing right."""
+    """What is free and what there is; None: not known to this user.
+
+    Attributes:
+        note: why not, with the missing right. yaml: what somebody with more rights would apply.
+    """
 
     cpu: tuple[float, float] | None = None
     memory: tuple[int, int] | None = None
     gpus: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     note: str = ""
+    yaml: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

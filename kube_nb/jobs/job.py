@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from kube_nb.jobs.failure import exception_of, failed
 from kube_nb.jobs.follow import follow
 from kube_nb.jobs.lines import Lines
 from kube_nb.jobs.outputs import RESULT, Outputs, kernel_namespace, signature
-from kube_nb.jobs.patience import Patience
+from kube_nb.jobs.patience import Patience, outages_told
 from kube_nb.jobs.replay import Replay
 from kube_nb.runner import graph
 from kube_nb.runner.classes import own_class
@@ -114,7 +114,7 @@ class Job:
         """
         if self._status is None:
             raise error
-        return replace(self._status, reason=unheard(error))
+        return replace(self._status, reason=unheard(error), unheard=True)
 
     @property
     def phase(self) -> Phase:
@@ -162,11 +162,12 @@ class Job:
         """
         world = self._entry.nodes * self._entry.procs if self._entry else self.status().nodes
         lines = Lines(prefixed=rank is None and world > 1, only=rank)
-        for batch in self.follow(wait=follow):
-            for item in batch:
-                if isinstance(item, Text):
-                    yield from lines.add(item.rank, item.data)
-        yield from lines.close()
+        with outages_told(self) if follow else nullcontext():
+            for batch in self.follow(wait=follow):
+                for item in batch:
+                    if isinstance(item, Text):
+                        yield from lines.add(item.rank, item.data)
+            yield from lines.close()
 
     def metrics(self) -> list[dict[str, Any]]:
         """What the job reported with `kn.report`: one dict each, with rank, attempt, step and time."""

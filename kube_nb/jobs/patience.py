@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kube_nb.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
+    from kube_nb.backends.base import JobStatus
     from kube_nb.jobs.job import Job
 
 _NOT_BY_ITSELF = ("Unauthorized", "Forbidden")
@@ -16,6 +19,25 @@ _NOT_BY_ITSELF = ("Unauthorized", "Forbidden")
 _LASTING = 15.0
 """Seconds for which a target that begins may refuse whom it will know in a moment."""
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def outages_told(job: Job) -> Iterator[None]:
+    """Say it when nothing is heard of the target: a log that stands still looks like a job that does."""
+    told = ""
+
+    def heard(status: JobStatus) -> None:
+        nonlocal told
+        now = status.reason.what if status.unheard and status.reason else ""
+        if now and now != told:
+            _log.warning("job %s: %s", job.id, now)
+        told = now
+
+    subscription = job.subscribe(heard)
+    try:
+        yield
+    finally:
+        subscription.close()
 
 
 class Patience:

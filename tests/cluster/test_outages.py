@@ -77,6 +77,25 @@ def test_who_waits_is_told_and_waits_until_the_cluster_answers_again(wire, gate,
     assert job.phase is Phase.SUCCEEDED
 
 
+def test_who_reads_along_is_told_that_nothing_comes_and_then_reads_on(wire, gate, caplog):
+    job = Client(cpu="0.1", memory="256Mi").cell(
+        f"print('ready', flush=True)\n{gate.wait}\nprint('after')", {"__name__": "__main__"}
+    )
+    lines = job.logs(follow=True)
+    assert next(lines) == "ready\n"
+    rest: list[str] = []
+    reading = threading.Thread(target=lambda: rest.extend(lines))
+    reading.start()
+    cut(wire)
+    with caplog.at_level(logging.WARNING):
+        until(lambda: AWAY in caplog.text and job.id in caplog.text, 30)
+    gate.open()
+    wire.open = True
+    reading.join(120)
+    assert rest == ["after\n"]
+    assert caplog.text.count(f"job {job.id}:") == 1
+
+
 def test_the_card_of_a_followed_cell_says_that_the_cluster_is_away_and_forgets_it(wire, gate):
     seen: list[str] = []
     with own_kernel() as kernel:

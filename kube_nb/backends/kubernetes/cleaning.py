@@ -89,8 +89,8 @@ class Cleaning:
         return removed
 
     def after(self, id: str, store: Store) -> None:
-        """Clean up in the background where an hour has gone by: a shared claim through the pod of the job `id`, which was
-        just submitted."""
+        """Clean up in the background where an hour has gone by: a shared claim through the pod of the job `id`, which
+        was just submitted."""
         stamp = stamp_of(self._stores.memory, here_only=store.kind not in ("shared", "url"))
         if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY:
             return

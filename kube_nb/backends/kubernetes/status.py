@@ -47,7 +47,8 @@ def status_of(snapshot: Snapshot, now: float | None = None) -> JobStatus:
     now = time.time() if now is None else now
     end = _last_word(snapshot)
     phase, reason = _standing(snapshot, end, now)
-    if snapshot.outage is not None and not phase.final:
+    unheard = snapshot.outage is not None and not phase.final
+    if snapshot.outage is not None and unheard:
         reason = why_unheard(snapshot, snapshot.outage)
     pod = snapshot.pod()
     return JobStatus(
@@ -64,6 +65,7 @@ def status_of(snapshot: Snapshot, now: float | None = None) -> JobStatus:
         owner=annotation(snapshot.job, names.USER),
         asks=_asks(snapshot),
         end=end or {},
+        unheard=unheard,
     )
 
 
