@@ -106,7 +106,7 @@ def _target(client: Client) -> Iterator[Check]:
     elif not capacity.note:
         yield Check("gpus", "ok", "none here: jobs that ask for --gpus are refused")
     if capacity.note:
-        yield Check("free", "warning", capacity.note)
+        yield Check("free", "warning", capacity.note, capacity.yaml)
     alive = [status for status in statuses if not status.phase.final]
     waiting = [status for status in alive if status.phase is Phase.PENDING]
     yield Check("jobs", "ok", f"{len(statuses)} kept, {len(alive) - len(waiting)} running, {len(waiting)} waiting")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from kube_nb import cli
 from kube_nb.backends.base import Row
 from kube_nb.backends.kubernetes import addons, examine
 from kube_nb.backends.kubernetes.api import Api
+from kube_nb.backends.kubernetes.capacity import capacity
 from kube_nb.backends.kubernetes.connect import user_of
 from kube_nb.backends.kubernetes.kinds import QUOTAS
 from kube_nb.client import Client
+from kube_nb.doctor import Check, to_apply
 from kube_nb.doctor import examine as doctor
-from kube_nb.doctor import to_apply
 from tests.cluster.conftest import Made
 from tests.cluster.users import User, applied, user
 
@@ -28,6 +30,13 @@ from tests.cluster.users import User, applied, user
 def nobody(admin: Api, tmp_path: Path) -> Iterator[User]:
     with user(admin, tmp_path) as somebody:
         yield somebody
+
+
+@pytest.fixture
+def looking(nobody: User, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Check]]:
+    """The doctor, as they ask it on that cluster."""
+    monkeypatch.setenv("KUBECONFIG", str(nobody.kubeconfig))
+    return lambda: doctor(Client(on=nobody.context))
 
 
 def rows(api: Api) -> list[Row]:
@@ -74,6 +83,33 @@ def test_what_is_missing_comes_with_the_yaml_that_mends_it(admin, nobody):
         assert nodes.state == "warning"
         with applied(admin, nodes.yaml, suffix=f"-{nobody.context}"):
             assert named(rows(nobody.api), "nodes").state == "ok"
+
+
+def test_what_is_free_is_told_once_what_was_printed_is_applied(admin, nobody, looking):
+    with applied(admin, to_apply(looking()), suffix=f"-{nobody.context}"):
+        free = [check.text for check in looking() if check.name == "gpus"]
+        assert [text for text in free if re.fullmatch(r"\d+ of \d+ nvidia\.com/gpu \(\S+\) are free", text)], free
+
+
+def test_who_may_read_nodes_alone_is_told_what_shows_what_is_free(admin, nobody, looking):
+    before = {check.name: check.yaml for check in looking()}
+    role, *others = yaml.safe_load_all(before["nodes"])
+    given = role | {"rules": [rule for rule in role["rules"] if rule["resources"] == ["nodes"]]}
+    with (
+        applied(admin, before["rights"], suffix=f"-{nobody.context}"),
+        applied(admin, yaml.safe_dump_all([given, *others]), suffix=f"-{nobody.context}"),
+    ):
+        found = {check.name: check for check in looking()}
+        assert found["nodes"].state == "ok"
+        assert "list pods" in found["free"].text
+        assert [role, *others] == list(yaml.safe_load_all(found["free"].yaml))
+
+
+def test_pods_that_are_too_many_to_read_are_no_missing_right(admin, monkeypatch):
+    monkeypatch.setattr("kube_nb.backends.kubernetes.capacity._MANY", 0)
+    told = capacity(admin, "admin")
+    assert "more than 0 pods" in told.note
+    assert told.yaml == ""
 
 
 def test_a_namespace_that_does_not_exist_is_an_error_for_those_who_can_know(admin):

@@ -73,7 +73,7 @@ def test_the_nodes_of_the_cluster_are_read_as_they_are(admin):
     known = {node.name: node for node in nodes(replace(admin)) or ()}
     for node in admin.list(NODES)[0]:
         assert known[node["metadata"]["name"]].labels == node["metadata"]["labels"]
-    free = capacity(replace(admin))
+    free = capacity(replace(admin), "admin")
     assert free.cpu is not None
     assert 0 < free.cpu[0] <= free.cpu[1]
     assert free.gpus["nvidia.com/gpu (Lab-GPU)"][1] > 0

@@ -15,6 +15,7 @@ from kube_nb.backends.kubernetes import examine
 from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.connect import Place, connect
 from kube_nb.backends.kubernetes.kinds import SERVICE_ACCOUNTS, Kind
+from kube_nb.backends.kubernetes.rights import cluster_role_yaml
 from kube_nb.spec import new_job_id
 
 RBAC = "rbac.authorization.k8s.io/v1"
@@ -63,7 +64,7 @@ def tenant(admin: Api, directory: Path, *, reads_nodes: bool = False) -> Iterato
     """Somebody with what `kube-nb doctor --rbac` prints, in a namespace of their own in which there is nothing yet.
 
     Args:
-        reads_nodes: and with what the doctor advises for nodes, and pods everywhere.
+        reads_nodes: and with what the doctor prints for nodes, and for pods everywhere.
     """
     name = new_job_id("t-ns")
     labels = {"pod-security.kubernetes.io/enforce": "restricted", "lab/tenant": "true"}
@@ -74,8 +75,7 @@ def tenant(admin: Api, directory: Path, *, reads_nodes: bool = False) -> Iterato
             somebody = stack.enter_context(user(there, directory))
             stack.enter_context(applied(there, examine.grant(somebody.api, somebody.name)))
             if reads_nodes:
-                advice = examine.see_nodes(somebody.name).replace("- nodes", "- nodes\n  - pods")
-                stack.enter_context(applied(there, advice, suffix=f"-{name}"))
+                stack.enter_context(applied(there, cluster_role_yaml(somebody.name), suffix=f"-{name}"))
             yield replace(somebody, api=replace(somebody.api))
     finally:
         admin.delete(NAMESPACES, name)

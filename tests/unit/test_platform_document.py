@@ -10,7 +10,7 @@ import yaml
 
 from kube_nb.backends.kubernetes import names, site
 from kube_nb.backends.kubernetes.payload import LIMIT
-from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, Right
+from kube_nb.backends.kubernetes.rights import CLUSTER, OPTIONAL, RIGHTS, Right
 from kube_nb.config import Settings
 from kube_nb.runner.nodes import MASTER_PORT, PORT
 
@@ -18,7 +18,9 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "platform.md").read_text()
 MARKS = [value for value in vars(names).values() if isinstance(value, str) and value.startswith("kube-nb/")]
 
 
-@pytest.mark.parametrize("right", [*RIGHTS, *OPTIONAL["kueue.x-k8s.io"], *OPTIONAL["trainer.kubeflow.org"]], ids=str)
+@pytest.mark.parametrize(
+    "right", [*RIGHTS, *(right for group in OPTIONAL.values() for right in group), *CLUSTER], ids=str
+)
 def test_each_right_is_listed_with_its_verbs(right: Right) -> None:
     assert f"`{', '.join(right.verbs)}` {right.resource}" in DOCUMENT
 

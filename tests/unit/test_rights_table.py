@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kube_nb.backends.kubernetes import addons, capacity, examine, kinds, network
 from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.backends.kubernetes.manifests import trainjob
-from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, Rights, role, role_yaml
+from kube_nb.backends.kubernetes.rights import CLUSTER, OPTIONAL, RIGHTS, Rights, cluster_role_yaml, role_yaml
 
 SOURCES = sorted(Path(kinds.__file__).parent.rglob("*.py"))
 VERBS = {
@@ -30,9 +31,10 @@ KINDS = {
     for name, value in vars(module).items()
     if isinstance(value, Kind)
 }
-TOLERATED = {"nodes", "storageclasses", "namespaces"}
+TOLERATED = {"storageclasses", "namespaces"}
 """What is of the whole cluster: read where it may be read, and done without elsewhere."""
 EVERYBODYS = {"selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"}
+OPTIONALS = [right for group in OPTIONAL.values() for right in group]
 
 
 UNNAMED = {
@@ -83,25 +85,45 @@ def asked_for(source: Path) -> Iterator[tuple[str, Kind]]:
                     yield from ((verb, KINDS[name]) for verb in (VERBS | HELPERS).get(called(node), ()))
 
 
+def rules(text: str) -> list[dict[str, list[str]]]:
+    role, _ = yaml.safe_load_all(text)
+    return role["rules"]
+
+
 def group_of(kind: Kind) -> str:
     return kind.version.rpartition("/")[0]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_the_role_covers_what_the_code_asks_for(source):
-    everything = Rights(role("x", [right for group in OPTIONAL.values() for right in group])["rules"], complete=True)
+    everything = Rights(rules(role_yaml("x", "anna", OPTIONAL)), complete=True)
     for verb, kind in asked_for(source):
-        if kind.plural in TOLERATED | EVERYBODYS or (kind.plural == "pods" and not kind.namespaced):
+        if not kind.namespaced:
             continue
         names = [name for right in RIGHTS if right.resource == kind.plural for name in right.names]
         allowed = everything.may(verb, kind.plural, group=group_of(kind), name="".join(names[:1]))
         assert allowed, f"{source.name} asks to {verb} {kind.plural}"
 
 
-@pytest.mark.parametrize("right", [*RIGHTS, *(right for group in OPTIONAL.values() for right in group)], ids=str)
-def test_no_rule_of_the_role_is_idle(right):
-    asked = {(verb, kind.plural, group_of(kind)) for source in SOURCES for verb, kind in asked_for(source)}
-    asked |= {(verb, resource, right.group) for verb, resource in UNNAMED}
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_cluster_role_covers_what_the_code_asks_for_of_the_whole_cluster(source):
+    everything = Rights(rules(cluster_role_yaml("anna")), complete=True)
+    for verb, kind in asked_for(source):
+        if not kind.namespaced and kind.plural not in TOLERATED | EVERYBODYS:
+            assert everything.may(verb, kind.plural), f"{source.name} asks to {verb} {kind.plural}"
+
+
+@pytest.mark.parametrize(
+    ("right", "namespaced"), [(right, True) for right in (*RIGHTS, *OPTIONALS)] + [(right, False) for right in CLUSTER]
+)
+def test_no_rule_of_the_roles_is_idle(right, namespaced):
+    asked = {
+        (verb, kind.plural, group_of(kind))
+        for source in SOURCES
+        for verb, kind in asked_for(source)
+        if kind.namespaced is namespaced
+    }
+    asked |= {(verb, resource, right.group) for verb, resource in UNNAMED if namespaced}
     for verb in right.verbs:
         assert (verb, right.resource, right.group) in asked, f"nobody asks to {verb} {right.resource}"
 

@@ -213,7 +213,7 @@ class KubernetesBackend:
     def capacity(self) -> Capacity:
         """As the protocol says."""
         with refused(self._api.namespace):
-            return capacity(self._api)
+            return capacity(self._api, self._user)
 
     def grant(self) -> str:
         """As the protocol says: a Role."""

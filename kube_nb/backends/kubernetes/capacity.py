@@ -11,7 +11,7 @@ from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.api_error import Forbidden
 from kube_nb.backends.kubernetes.kinds import NODES, Kind
 from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, total
-from kube_nb.backends.kubernetes.rights import rights
+from kube_nb.backends.kubernetes.rights import cluster_role_yaml, rights
 
 _FRESH = 60.0
 _MANY = 10_000
@@ -64,17 +64,21 @@ def nodes(api: Api) -> list[Node] | None:
     return api.remember("nodes", lambda: _nodes(api), seconds=_FRESH)
 
 
-def capacity(api: Api) -> Capacity:
+def capacity(api: Api, user: str) -> Capacity:
     """What is free and what there is on nodes that are open to new pods.
 
     Free is what no pod of anybody has asked for: known to those who may list pods everywhere.
     """
+    unknown, advice = "what is free is not known:", cluster_role_yaml(user)
     known = nodes(api)
     if known is None:
-        return Capacity(note="what is free is not known: you may not `list nodes`, which takes a ClusterRole")
-    taken = _taken(api)
+        return Capacity(note=f"{unknown} you may not `list nodes`, which takes a ClusterRole", yaml=advice)
+    try:
+        taken = _taken(api)
+    except Forbidden:
+        return Capacity(note=f"{unknown} you may `list nodes`, but not `list pods` of all namespaces", yaml=advice)
     if taken is None:
-        return Capacity(note="what is free is not known: you may `list nodes`, but not `list pods` of all namespaces")
+        return Capacity(note=f"{unknown} there are more than {_MANY:,} pods, too many to read for a sum")
     places = [node for node in known if node.open]
     offered = total(node.offers for node in places)
     used = total(taken.get(node.name, {}) for node in places)
@@ -106,13 +110,14 @@ def _nodes(api: Api) -> list[Node] | None:
 
 
 def _taken(api: Api) -> dict[str, Amounts] | None:
-    """What the pods of each node have asked for; None: not to be known to this user, or too many to read."""
-    try:
-        if api.raw("/api/v1/pods?limit=1")["metadata"].get("remainingItemCount", 0) > _MANY:
-            return None
-        pods, _ = api.list(_EVERYWHERE, fields=_ALIVE)
-    except Forbidden:
+    """What the pods of each node have asked for; None: they are too many to read.
+
+    Raises:
+        Forbidden: this user may not list pods everywhere.
+    """
+    if api.raw("/api/v1/pods?limit=1")["metadata"].get("remainingItemCount", 0) > _MANY:
         return None
+    pods, _ = api.list(_EVERYWHERE, fields=_ALIVE)
     by_node: dict[str, list[Amounts]] = {}
     for pod in pods:
         if pod["spec"].get("nodeName"):

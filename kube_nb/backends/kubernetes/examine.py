@@ -12,7 +12,7 @@ from kube_nb.backends.kubernetes.capacity import nodes, offered
 from kube_nb.backends.kubernetes.kinds import CLAIMS, QUOTAS, STORAGE_CLASSES, Kind
 from kube_nb.backends.kubernetes.names import STORE_CLAIM
 from kube_nb.backends.kubernetes.quantity import amounts, number, shown
-from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, rights, role_yaml, subject, to_yaml
+from kube_nb.backends.kubernetes.rights import OPTIONAL, RIGHTS, cluster_role_yaml, rights, role_yaml, to_yaml
 
 _NAMESPACES = Kind("namespaces", namespaced=False)
 _LEVEL = "pod-security.kubernetes.io/enforce"
@@ -78,7 +78,7 @@ def _nodes(api: Api, user: str) -> Iterator[Row]:
             "you may not list nodes: whether a job can ever fit, and what is free, is told by the scheduler alone; "
             "ask for the ClusterRole below"
         )
-        yield Row(name="nodes", state="warning", text=text, yaml=see_nodes(user))
+        yield Row(name="nodes", state="warning", text=text, yaml=cluster_role_yaml(user))
         return
     places = [node for node in known if node.open]
     there = ", ".join(
@@ -175,29 +175,6 @@ def _queues(api: Api, kind: Kind) -> Row:
 
 
 # What to ask for ------------------------------------------------------------------------------------------------------
-
-
-def see_nodes(user: str) -> str:
-    """The right to read nodes, which is of the whole cluster, as YAML."""
-    name = "kube-nb-see-nodes"
-    role: Object = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": name},
-        "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}],
-    }
-    binding: Object = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-        "subjects": [subject(user)],
-    }
-    return (
-        "# Optional: jobs that no node could ever take are then refused before the submit. With `pods` beside `nodes`\n"
-        "# (which shows the pods of all namespaces) what is free is known, too.\n"
-        f"{to_yaml(role)}---\n{to_yaml(binding)}"
-    )
 
 
 def _local_queue(namespace: str, kind: Kind) -> str:

@@ -14,7 +14,8 @@ from kube_nb.backends.kubernetes.site import CONFIG_MAP
 
 _FRESH = 300.0
 """Seconds for which rights are taken as they were: the request itself has the last word."""
-ROLE = "kube-nb-user"
+ROLE, CLUSTER_ROLE = "kube-nb-user", "kube-nb-see-capacity"
+_RBAC = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,12 @@ OPTIONAL: Mapping[str, Sequence[Right]] = {
 }
 """What an add-on's own objects need, by its API group; asked for only where the cluster has it."""
 
+CLUSTER: Sequence[Right] = (
+    Right("", "nodes", ("list",), "a job that no node could ever take is refused before the submit", needed=False),
+    Right("", "pods", ("list",), "what is free, e.g. GPUs, is known; shows the pods of all namespaces", needed=False),
+)
+"""What is of the whole cluster, read where it may be read."""
+
 
 class Rights:
     """What one user may do in one namespace, as the cluster's own authorizers say."""
@@ -224,25 +231,26 @@ def _covers(resources: Sequence[str], wanted: str) -> bool:
 # The Role -----------------------------------------------------------------------------------------------------------
 
 
-def role(namespace: str, extra: Iterable[Right] = ()) -> Object:
-    """The least that a user of kube-nb needs in a namespace."""
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": {"name": ROLE, "namespace": namespace},
-        "rules": [_rule(right) for right in (*RIGHTS, *extra)],
-    }
+def role_yaml(namespace: str, user: str, addons: Iterable[str] = ()) -> str:
+    """The least that a user needs in a namespace: Role and binding for `kubectl apply`, each rule with its reason.
+
+    Args:
+        addons: API groups that the cluster has; rules for those that can be used are added.
+    """
+    extra = [right for group in addons for right in OPTIONAL.get(group, ())]
+    comment = (
+        "# The least that a user of kube-nb needs, in this namespace alone; nothing cluster-wide. Every user has\n"
+        "# self-reviews and API discovery already (system:basic-user, system:discovery).\n"
+    )
+    return comment + _granted("Role", {"name": ROLE, "namespace": namespace}, (*RIGHTS, *extra), user)
 
 
-def binding(namespace: str, user: str) -> Object:
-    """Gives that Role to somebody."""
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": ROLE, "namespace": namespace},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ROLE},
-        "subjects": [subject(user)],
-    }
+def cluster_role_yaml(user: str) -> str:
+    """What shows a user the nodes and what is free on them: ClusterRole and binding for `kubectl apply`."""
+    comment = (
+        "# Optional, and of the whole cluster: what there is is known with the first rule, what is free with both.\n"
+    )
+    return comment + _granted("ClusterRole", {"name": CLUSTER_ROLE}, CLUSTER, user)
 
 
 def subject(user: str) -> Object:
@@ -250,27 +258,21 @@ def subject(user: str) -> Object:
     parts = user.split(":")
     if parts[:2] == ["system", "serviceaccount"] and len(parts) == 4:
         return {"kind": "ServiceAccount", "namespace": parts[2], "name": parts[3]}
-    return {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+    return {"apiGroup": _RBAC, "kind": "User", "name": user}
 
 
-def role_yaml(namespace: str, user: str, addons: Iterable[str] = ()) -> str:
-    """Role and binding for `kubectl apply`, each rule with its reason above it.
-
-    Args:
-        addons: API groups that the cluster has; rules for those that can be used are added.
-    """
-    extra = [right for group in addons for right in OPTIONAL.get(group, ())]
-    head = to_yaml({key: value for key, value in role(namespace).items() if key != "rules"})
-    lines = [
-        "# The least that a user of kube-nb needs, in this namespace alone; nothing cluster-wide. Every user has",
-        "# self-reviews and API discovery already (system:basic-user, system:discovery).",
-        head.rstrip("\n"),
-        "rules:",
-        *(line for right in (*RIGHTS, *extra) for line in _commented(right)),
-        "---",
-        to_yaml(binding(namespace, user)).rstrip("\n"),
-    ]
-    return "\n".join(lines) + "\n"
+def _granted(kind: str, metadata: Object, rights: Iterable[Right], user: str) -> str:
+    """A role of this kind, each rule with its reason above it, and what gives it to the user."""
+    head = {"apiVersion": f"{_RBAC}/v1", "kind": kind, "metadata": metadata}
+    binding = {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": metadata["name"]},
+        "subjects": [subject(user)],
+    }
+    rules = [line for right in rights for line in _commented(right)]
+    return "\n".join([to_yaml(head) + "rules:", *rules, "---", to_yaml(binding)])
 
 
 def _commented(right: Right) -> Iterator[str]:
