@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,18 @@ def test_all_who_look_at_a_place_share_one_connection(kubeconfig, asked):
     assert connection(Place("here", context(kubeconfig), namespace="other")) is not first
     assert user_of(first) == user_of(connection(place))
     assert len(asked) == 1
+
+
+def test_what_is_watched_for_one_name_of_a_namespace_is_known_to_the_others(kubeconfig, asked, cluster):
+    name = context(kubeconfig)
+    first, second = (Client(on=on).backend for on in (name, f"{name}/{cluster.namespace}"))
+    with closing(first.subscribe(lambda status: None)):
+        until(lambda: len(asked.watch) == WATCH)
+        first.list()
+        asked.clear()
+        second.list()
+    assert asked == []
+    assert first.name != second.name
 
 
 def test_a_kubeconfig_that_was_written_anew_is_read_anew(kubeconfig):

@@ -88,13 +88,14 @@ def contexts(kubeconfig: str | None = None) -> dict[str, dict[str, Any]]:
 def connection(place: Place) -> Api:
     """This process's connection to a place; a new one once the kubeconfig was written anew, e.g. by a login.
 
-    All who look at a cluster share it, so that what was asked for one of them is known to the others. Who holds an
-    older one goes on with it: its credentials are read anew as soon as they are refused.
+    All who look at a namespace as the same user share it, by whatever name, so that what was asked for one of them is
+    known to the others. Who holds an older one goes on with it: its credentials are read anew once they are refused.
 
     Raises:
         NotFound, Unreachable: as `connect` does.
     """
-    key = (os.getpid(), place, _stamps(place) if place.context else ())
+    # The stamps hold the path of the kubeconfig; a pod's token is written anew every hour, which changes nothing.
+    key = (os.getpid(), place.context, _namespace(place), _stamps(place) if place.context else ())
     found = _connections.get(key)
     return found or _connections.setdefault(key, connect(place))
 
@@ -109,13 +110,20 @@ def connect(place: Place) -> Api:
     # The variable may say something else by the time the credentials are read anew.
     place = replace(place, kubeconfig=place.kubeconfig or os.environ.get("KUBECONFIG") or None)
     renew = Renewal(partial(_client, place), partial(_stamps, place))
-    client = _client(place)
-    if not place.context:
-        with _usable(place):
-            own = (_ACCOUNT / "namespace").read_text().strip()
-        return Api(client, place.namespace or own, "this pod's cluster", renew)
-    namespace = place.namespace or contexts(place.kubeconfig).get(place.context, {}).get("namespace") or "default"
-    return Api(client, namespace, f"the cluster of `{place.context}`", renew)
+    server = f"the cluster of `{place.context}`" if place.context else "this pod's cluster"
+    return Api(_client(place), _namespace(place), server, renew)
+
+
+def _namespace(place: Place) -> str:
+    """The one that is meant where none is said: that of the context, or of the pod, else `default`, as for kubectl."""
+    if place.namespace:
+        return place.namespace
+    if place.context:
+        return contexts(place.kubeconfig).get(place.context, {}).get("namespace") or "default"
+    try:
+        return (_ACCOUNT / "namespace").read_text().strip()
+    except OSError:
+        return "default"
 
 
 def _client(place: Place) -> Any:
