@@ -311,6 +311,28 @@ def test_an_index_that_nobody_reaches_is_not_taken_for_a_missing_package(tmp_pat
     assert waits if installer == "pip" else not waits, "pip asks again and again, which must be seen"
 
 
+class Refuses(http.server.BaseHTTPRequestHandler):
+    """A proxy that lets nobody through."""
+
+    def do_CONNECT(self) -> None:
+        self.send_error(407)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def test_a_proxy_that_lets_nobody_through_is_not_taken_for_a_missing_package(
+    tmp_path: Path, installer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv(PROXIES, json.dumps({"HTTPS_PROXY": f"http://anna:wr0ng@127.0.0.1:{proxy.server_port}"}))
+        wanted = packages(None, "tinyone", index={"url": "https://packages.invalid/simple"})
+        with pytest.raises(EnvironmentFailed) as caught:
+            prepare(wanted, tmp_path / "store", no_word)
+        proxy.shutdown()
+    assert (caught.value.code, "wr0ng" in str(caught.value)) == ("IndexUnreachable", False)
+
+
 PREPARE = """
 import json, sys
 from pathlib import Path
