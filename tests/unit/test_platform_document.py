@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from kube_nb.backends.kubernetes import names, site
+from kube_nb.backends.kubernetes.feed import FIRST_PAUSE, LONGEST_PAUSE
 from kube_nb.backends.kubernetes.payload import LIMIT
 from kube_nb.backends.kubernetes.rights import CLUSTER, OPTIONAL, RIGHTS, Right
 from kube_nb.config import Settings
@@ -40,6 +41,8 @@ def test_each_label_and_annotation_is_listed(mark: str) -> None:
         str(MASTER_PORT),
         str(PORT),
         f"User and group {names.UID}",
+        f"begun again after {FIRST_PAUSE:g} seconds",
+        f"{LONGEST_PAUSE:g} seconds at most",
     ],
 )
 def test_what_it_says_in_numbers_and_names_is_so(fact: str) -> None:

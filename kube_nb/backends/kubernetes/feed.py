@@ -13,7 +13,7 @@ from kube_nb.backends.kubernetes.api_error import ApiError, Forbidden, Missing, 
 from kube_nb.backends.kubernetes.kinds import Kind
 from kube_nb.errors import KubeNbError, Unreachable
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 _SHORT = 1.0
 """Seconds; whoever ends a watch sooner is not asked again at once."""
 _TOO_OLD = 410
@@ -101,7 +101,7 @@ class Feed:
         return version
 
     def _run(self) -> None:
-        pause, stale = _FIRST_PAUSE, False
+        pause, stale = FIRST_PAUSE, False
         while not self._closing.is_set():
             self._began = None
             try:
@@ -124,10 +124,10 @@ class Feed:
                         continue
                 self._tell(error)
             if self._stood() > pause:
-                pause = _FIRST_PAUSE  # it stood for a while: a new interruption, not the last one again
+                pause = FIRST_PAUSE  # it stood for a while: a new interruption, not the last one again
             # Not all clients of a cluster that comes back ask in the same moment.
             self._closing.wait(pause * random.uniform(0.75, 1.25))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _stood(self) -> float:
         """Seconds since the watch began; 0.0: none did."""
