@@ -1,4 +1,4 @@
-"""What every test stands on: a home of its own, and a word at the end about what could not run."""
+"""What every test stands on: a home of its own, and words at the end about what could not run or had to run again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest_plugins = ["tests.skips"]
+pytest_plugins = ["tests.reruns", "tests.skips"]
 
 # Two busy cores make single examples slow; that is not what a property test is about.
 hypothesis.settings.register_profile("default", deadline=None)
