@@ -27,6 +27,7 @@ from tests.cluster.users import KINDS, may_edit
 from tests.conformance.sending import until
 
 NAMESPACES = Kind("namespaces", namespaced=False)
+_ELSEWHERE = "cluster: not the lab (no LAB_CLUSTER)"
 _LABELLED = (kinds.JOBS, kinds.PODS, kinds.SECRETS, kinds.SERVICES, kinds.CLAIMS, kinds.CONFIG_MAPS)
 
 
@@ -35,6 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker("cluster")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("lab") and not os.environ.get("LAB_CLUSTER"):
+        pytest.skip(_ELSEWHERE)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +62,7 @@ def lab() -> Callable[..., None]:
     """Runs the command that made the cluster, to break and mend it; LAB_CLUSTER is its path."""
     command = os.environ.get("LAB_CLUSTER")
     if not command:
-        pytest.skip("cluster: no LAB_CLUSTER")
+        pytest.skip(_ELSEWHERE)
 
     def run(*words: str) -> None:
         subprocess.run([command, *words], check=True, capture_output=True)

@@ -30,7 +30,7 @@ from tests.cluster.test_submit import Losing
 from tests.conformance.backends import CLUSTER
 from tests.conformance.sending import running, tail
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.lab]
 
 SIZE = 500_000_000
 """Bytes of the large array."""

@@ -43,7 +43,7 @@ def image(admin: Api) -> str:
     try:
         return torch_image.load()
     except torch_image.CannotMake as lack:
-        pytest.skip(f"torch: {lack}")
+        pytest.skip(f"cluster: no image with torch: {lack}")
 
 
 @dataclass(frozen=True)

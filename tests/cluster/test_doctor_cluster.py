@@ -58,6 +58,7 @@ def test_the_tenant_learns_who_and_where_they_are_and_that_jobs_can_run(cluster)
     assert [row.text for row in found if row.state == "error"] == []
 
 
+@pytest.mark.lab
 def test_nodes_are_told_to_those_who_may_read_them(cluster, admin):
     assert named(rows(cluster), "nodes").state == "warning"
     told = named(rows(admin), "nodes")
@@ -85,6 +86,7 @@ def test_what_is_missing_comes_with_the_yaml_that_mends_it(admin, nobody):
             assert named(rows(nobody.api), "nodes").state == "ok"
 
 
+@pytest.mark.lab
 def test_what_is_free_is_told_once_what_was_printed_is_applied(admin, nobody, looking):
     with applied(admin, to_apply(looking()), suffix=f"-{nobody.context}"):
         free = [check.text for check in looking() if check.name == "gpus"]

@@ -49,6 +49,7 @@ def memory(job: dict[str, Any]) -> int:
     return int(job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"])
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("size", [10, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("store", ["none", f"claim:{names.STORE_CLAIM}", "auto"])
 def test_a_dry_run_shows_the_job_that_the_submit_makes(cluster: Api, state_dir: Path, store: str, size: int):
@@ -119,6 +120,7 @@ def test_what_a_quota_cannot_hold_is_refused_by_its_real_size_and_nothing_is_mad
     assert memory(job_of(planned(client, 10).dry_run())) == 1 << 20
 
 
+@pytest.mark.lab
 def test_the_card_of_a_job_tells_what_its_pods_were_given(cluster: Api, state_dir: Path):
     client = client_of(state_dir, gpus=1)
     job = planned(client, 10).submit()

@@ -32,7 +32,7 @@ from tests.conformance.gate import Gate
 from tests.conformance.kernel import own_kernel
 from tests.conformance.sending import code, running, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.alone, pytest.mark.lab]
 
 NODE = "node2"
 OWN = "lab.test/gang"

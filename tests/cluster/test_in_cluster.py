@@ -18,7 +18,7 @@ from tests.cluster.users import KINDS, may_edit
 from tests.conformance.backends import CLUSTER
 from tests.conformance.sending import ended, tail
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lab]
 
 SENDS = """
 import kubernetes

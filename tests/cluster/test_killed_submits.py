@@ -203,7 +203,7 @@ def without_owner(api: Api) -> list[str]:
 @pytest.mark.parametrize(
     ("client", "ways"),
     [
-        pytest.param({"KUBE_NB_STORAGE_CLASS": "block"}, OWN_CLAIMS, id="own claims"),
+        pytest.param({"KUBE_NB_STORAGE_CLASS": "block"}, OWN_CLAIMS, id="own claims", marks=pytest.mark.lab),
         pytest.param({}, ALL_WAYS, id="a hundred", marks=pytest.mark.alone),
     ],
     indirect=["client"],

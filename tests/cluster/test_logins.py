@@ -30,6 +30,7 @@ from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.sending import running, until
 
+pytestmark = pytest.mark.lab
 SIZE = 5_000_000
 """More than a stream carries."""
 

@@ -42,7 +42,7 @@ PLANS = {
     "nodes": {"resources": {"nodes": 3, "procs": 2}},
     "sizes": {"resources": {"shm": "64Mi", "disk": "1Gi", "cpu": 0.001}},
     "a GPU": {"resources": {"gpus": 1}},
-    "a product": {"resources": {"gpus": "1", "gpu_product": ["Lab-GPU", "NVIDIA-H200"]}},
+    "a product": {"resources": {"gpus": "1", "gpu_product": ["NVIDIA-H100", "NVIDIA-H200"]}},
     "a product beside an affinity": {"resources": {"gpus": "1", "gpu_product": ["X"]}, "affinity": AFFINITY},
     "an AMD GPU": {"resources": {"gpus": "2:amd.com/gpu", "gpu_product": ["AMD_Instinct_MI300X"]}},
     "a slice of a GPU": {"resources": {"gpus": "2:nvidia.com/mig-1g.5gb"}},
@@ -79,7 +79,7 @@ def test_what_is_shown_can_be_applied(cluster, unique, what):
 
 
 def test_the_api_server_takes_what_a_store_needs(cluster, unique):
-    given = plan(cluster, unique(), store=Store(kind="own", claim="mine", size=1 << 30, storage_class="block"))
+    given = plan(cluster, unique(), store=Store(kind="own", claim="mine", size=1 << 30, storage_class="fast"))
     cluster.create(CLAIMS, own_claim(given), dry_run=True)
     shared = shared_claim({"team": "a"}, size=1 << 30)
     shared["metadata"]["name"] = unique()

@@ -21,7 +21,7 @@ from tests.conformance.gate import Gate
 from tests.conformance.kernel import own_kernel
 from tests.conformance.sending import remove_sent, running, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lab]
 AWAY = "cannot be reached"
 FLAGS = "--cpu 0.1 --memory 256Mi"
 

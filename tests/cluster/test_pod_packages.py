@@ -18,7 +18,8 @@ from tests.cluster.pods import HandMade, make_claim
 from tests.unit.pod_files import Attempt, make_bundle
 
 pytestmark = pytest.mark.timeout(300)
-IMAGES = ["python:3.11-slim", "lab/python:3.11"]  # pip and no uv; uv
+WITH_UV = "lab/python:3.11"
+IMAGES = ["python:3.11-slim", pytest.param(WITH_UV, marks=pytest.mark.lab)]  # pip and no uv; uv
 SOURCE = "import iniconfig; print(iniconfig.__name__, iniconfig.__file__.split('/')[1:3])"
 READ_ONLY = {
     "spec": {
@@ -93,9 +94,10 @@ def test_the_second_job_finds_what_the_first_has_installed(run, claim, image):
     print(float(plain.text), float(second.text))
 
 
+@pytest.mark.lab
 def test_what_uv_has_fetched_is_in_the_store_once(run, claim):
     source = "import iniconfig, os; print(os.stat(iniconfig.__file__).st_nlink)"
-    ran = run(source, needs("iniconfig==2.0.0"), image="lab/python:3.11", claim=claim).attempt(seconds=120)
+    ran = run(source, needs("iniconfig==2.0.0"), image=WITH_UV, claim=claim).attempt(seconds=120)
     assert int(ran.text) > 1, "the environment shares its files with the cache"
 
 

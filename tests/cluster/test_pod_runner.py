@@ -49,7 +49,7 @@ def claim(cluster: Api, unique: Callable[[str], str]) -> str:
     return make_claim(cluster, unique("claim"))
 
 
-@pytest.mark.parametrize("image", ["python:3.11-slim", "lab/python:3.11"])
+@pytest.mark.parametrize("image", ["python:3.11-slim", pytest.param("lab/python:3.11", marks=pytest.mark.lab)])
 def test_a_cell_runs_and_its_stream_is_whole(run, image):
     source = "import os; print(os.getuid(), os.path.basename(os.getcwd()), a); b = a + 1"
     ran = run(source, {"a": 41}, outputs=["b"], image=image).attempt()

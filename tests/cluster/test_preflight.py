@@ -58,6 +58,7 @@ def test_what_the_tenant_may_not_read_is_unknown_and_names_the_right(cluster):
     assert "`list nodes`" in found.reason.why
 
 
+@pytest.mark.lab
 def test_who_may_read_nodes_knows_what_no_node_can_give(admin):
     assert said(admin, asking(cpu=10_000)) == {"TooLarge": "error"}
     assert said(admin, asking(cpu=0.1)) == {}
@@ -69,6 +70,7 @@ def test_who_may_read_nodes_knows_what_no_node_can_give(admin):
     assert said(admin, placed(node_selector={"no": "such"})) == {"NoSuchNode": "error"}
 
 
+@pytest.mark.lab
 def test_the_nodes_of_the_cluster_are_read_as_they_are(admin):
     known = {node.name: node for node in nodes(replace(admin)) or ()}
     for node in admin.list(NODES)[0]:

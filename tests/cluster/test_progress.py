@@ -14,6 +14,7 @@ SIZE = 24_000_000
 """More than a Secret or a stream carries, in several pieces."""
 
 
+@pytest.mark.lab
 @pytest.mark.slow
 def test_the_card_tells_how_far_sending_and_fetching_are(cluster: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Card] = []

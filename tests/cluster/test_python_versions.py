@@ -24,9 +24,12 @@ from tests.cluster.small_jobs import ended, fitting, plan
 from tests.conformance.backends import CLUSTER
 from tests.unit.pod_files import make_bundle
 
-pytestmark = pytest.mark.skipif(
-    platform.python_version_tuple()[:2] != ("3", "11"), reason="image: the lab has images of Python 3.11 and 3.13"
-)
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(
+        platform.python_version_tuple()[:2] != ("3", "11"), reason="image: the lab has images of Python 3.11 and 3.13"
+    ),
+]
 
 OTHER = ["lab/python:3.13", "python:3.13-slim"]
 SAME = ["lab/python:3.11", "python:3.11-slim"]

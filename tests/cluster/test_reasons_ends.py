@@ -137,6 +137,7 @@ def slot(admin, unique):
     pieces(None)
 
 
+@pytest.mark.lab
 def test_a_pod_that_the_kubelet_puts_out_is_told_and_its_job_goes_on_later(by_hand, admin, slot):
     """By what every kubelet does for the sake of a pod of the system."""
     takes = {"resources": {"limits": {slot: "1", "memory": "64Mi"}}}
@@ -161,6 +162,7 @@ def test_a_pod_that_the_kubelet_puts_out_is_told_and_its_job_goes_on_later(by_ha
     seen.until(lambda status: status.attempt == 1 and status.phase == "Running")
 
 
+@pytest.mark.lab
 def test_preemption_by_a_more_important_job_is_told(by_hand, made_by_admin, unique):
     name = unique("important")
     made_by_admin(

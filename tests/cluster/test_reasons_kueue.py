@@ -113,6 +113,7 @@ def test_a_job_that_somebody_suspended_runs_once_it_is_resumed(by_hand, cluster)
     assert seen.final().phase == "Succeeded"
 
 
+@pytest.mark.lab
 def test_a_job_that_trainer_makes_waits_for_its_share_too(cluster, by_hand, queue, state_dir):
     if addons.kind(cluster, "trainer.kubeflow.org", "trainjobs") is None:
         pytest.skip("cluster: it has no Kubeflow Trainer")

@@ -89,6 +89,7 @@ def claim(name: str, storage_class: str) -> dict:
     }
 
 
+@pytest.mark.lab
 def test_a_claim_that_does_not_bind_and_one_that_does(by_hand, cluster, unique):
     unbound, bound = unique("unbound"), unique("bound")
     cluster.create(CLAIMS, claim(unbound, "kube-nb-test-no-such-class"))

@@ -37,6 +37,7 @@ def test_a_request_that_no_node_can_ever_hold_names_the_resource(by_hand, wants,
     assert "Preemption is not helpful" in schedulers_words(seen)
 
 
+@pytest.mark.lab
 def test_a_request_that_fits_but_waits_is_not_called_hopeless_and_runs_later(by_hand, cluster):
     node = {"nodeSelector": {"kubernetes.io/hostname": "node2"}}
     holder = by_hand("holds", FOREVER, container=asks(**{GPU: "2"}), pod=node)

@@ -36,6 +36,7 @@ from tests.cluster.made import set_quota
 from tests.cluster.small_jobs import ended, plan, pod_when
 from tests.unit.pod_files import make_bundle
 
+pytestmark = pytest.mark.lab
 SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
 NO_IMAGE = "10.200.0.1:5000/lab/no-such-image:1"
 

@@ -172,6 +172,7 @@ def test_who_does_not_know_whether_a_job_was_made_is_told_its_id_and_not_to_send
     assert cluster.find(JOBS, id) is not None
 
 
+@pytest.mark.lab
 @pytest.mark.slow
 def test_a_job_whose_submit_ended_with_a_failure_of_the_server_is_completed_later(
     cluster, unique, state_dir, monkeypatch

@@ -18,6 +18,8 @@ from tests.cluster.small_jobs import bundle, ended, fitting, plan
 from tests.conformance.backends import CLUSTER
 from tests.conformance.sending import remove_sent, until
 
+pytestmark = pytest.mark.lab
+
 SENDS = """
 import os, sys
 from pathlib import Path

@@ -24,7 +24,7 @@ from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.sending import code, remove_sent, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.lab]
 
 SIZE = int(os.environ.get("KUBE_NB_TEST_MB", "64")) * 1_000_000
 ADDRESS = CLUSTER.address

@@ -30,7 +30,7 @@ from tests.conformance.gate import Gate
 from tests.conformance.kernel import Kernel, own_kernel
 from tests.conformance.sending import remove_sent, running, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lab]
 
 SIZE = 5_000_000
 """More than a stream carries."""
