@@ -115,7 +115,7 @@ def test_a_large_array_goes_both_ways_although_its_kernel_was_killed_at_once(
 
 def sends_some(client: Client) -> None:
     """More than a Secret holds."""
-    client.options(outputs=["back"]).cell("back = data[::-1]", {"__name__": "__main__", "data": b"ab" * 2_500_000})
+    client.cell("back = data[::-1]", {"__name__": "__main__", "data": b"ab" * 2_500_000})
 
 
 def goes_on(client: Client, api: Api, storage_class: str) -> None:
