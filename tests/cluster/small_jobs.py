@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kube_nb.backends.base import Bundle
 from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.api_error import Missing
 from kube_nb.backends.kubernetes.kinds import JOBS, PODS
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.backends.kubernetes.plan import JobPlan
@@ -94,11 +96,11 @@ def pods(api: Api, id: str) -> list[Object]:
 
 
 def logs(api: Api, id: str) -> list[str]:
-    """What the pods of a job printed, the oldest first."""
+    """What the pods of a job printed, the oldest first, without those that go just now, as a failed job's do."""
     found = sorted(pods(api, id), key=lambda pod: pod["metadata"]["creationTimestamp"])
     texts = []
     for pod in found:
-        with api.stream("GET", PODS, pod["metadata"]["name"], "log") as response:
+        with suppress(Missing), api.stream("GET", PODS, pod["metadata"]["name"], "log") as response:
             texts.append(b"".join(api.pieces(response)).decode())
     return texts
 
