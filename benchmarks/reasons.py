@@ -51,7 +51,7 @@ def _warned(words: str) -> Callable[[Object], bool]:
 
 
 TROUBLES = (
-    Trouble("ImageNotFound", PODS, _waits("ErrImagePull"), {"container": {"image": "lab/no-such-image:1"}}),
+    Trouble("RegistryUnreachable", PODS, _waits("ErrImagePull"), {"container": {"image": "registry.invalid/x:1"}}),
     Trouble("InvalidImageName", PODS, _waits("InvalidImageName"), {"container": {"image": "Not An Image"}}),
     Trouble(
         "ConfigMapMissing",
