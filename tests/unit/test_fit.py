@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kube_nb.backends.kubernetes import fit, quota
 from kube_nb.backends.kubernetes.capacity import Node
-from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.backends.kubernetes.quantity import asked_by, number
 from kube_nb.spec import JobSpec, Resources, new_job_id
 
@@ -148,6 +148,7 @@ def short(
         namespace="team-a",
         user="u",
         image="x",
+        store=more.pop("store", Store()),
     )
     spec = pod(requests={"cpu": cpu}, limits={"memory": "4Gi"}, **more.pop("pod", {}))
     known = {"metadata": {"name": "q"}, "spec": {"hard": hard, **more}, "status": {"hard": hard, "used": used or {}}}
@@ -170,15 +171,32 @@ def short(
         ({"limits.memory": "4Gi"}, {"limits.memory": "1Mi"}, 1, ["warning QuotaExceeded"]),
         ({"requests.memory": "3Gi"}, {}, 1, ["error QuotaTooSmall"]),
         ({"pods": "1"}, {}, 2, ["error QuotaTooSmall"]),
-        ({"count/jobs.batch": "5"}, {"count/jobs.batch": "5"}, 1, ["warning QuotaExceeded"]),
-        ({"secrets": "9"}, {"secrets": "8"}, 1, []),
-        ({"services": "1"}, {"services": "1"}, 1, []),
-        ({"services": "1"}, {"services": "1"}, 2, ["warning QuotaExceeded"]),
+        ({"pods": "2"}, {"pods": "1"}, 2, ["warning QuotaExceeded"]),
         ({"requests.nvidia.com/gpu": "0"}, {}, 1, []),
     ],
 )
 def test_a_quota_that_can_never_do_is_an_error_and_one_that_is_used_up_a_warning(hard, used, nodes, expected):
     assert short(hard, used, nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "own", "expected"),
+    [
+        ("count/jobs.batch", 1, False, ["error QuotaExceeded"]),
+        ("secrets", 1, False, ["error QuotaExceeded"]),
+        ("count/secrets", 1, False, ["error QuotaExceeded"]),
+        ("services", 1, False, []),
+        ("services", 2, False, ["error QuotaExceeded"]),
+        ("count/services", 2, False, ["error QuotaExceeded"]),
+        ("persistentvolumeclaims", 1, False, []),
+        ("persistentvolumeclaims", 1, True, ["error QuotaExceeded"]),
+        ("count/persistentvolumeclaims", 1, True, ["error QuotaExceeded"]),
+    ],
+)
+def test_what_a_submit_makes_itself_cannot_wait_for_a_quota(name, nodes, own, expected):
+    store = Store(kind="own", claim="mine") if own else Store()
+    assert short({name: "5"}, {name: "5"}, nodes, store=store) == expected
+    assert short({name: "5"}, {name: "4"}, nodes, store=store) == []
 
 
 def test_cores_that_use_a_quota_up_to_the_last_thousandth_fit_in_it():

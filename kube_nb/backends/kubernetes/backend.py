@@ -340,7 +340,9 @@ class KubernetesBackend:
         findings = preflight.check(self._api, plan)
         if any(finding.level == "error" for finding in findings):
             return findings
-        return [*findings, *submit.dry_run(self._api, plan)]
+        told = {finding.reason.code for finding in findings}
+        admission = submit.dry_run(self._api, plan)
+        return [*findings, *(one for one in admission if one.level != "warning" or one.reason.code not in told)]
 
     def _stored(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> JobPlan:
         """The plan with its store, which holds what is too large for the Secret.

@@ -12,6 +12,15 @@ from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, at_most, limits_of, shown
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
+_OF_THE_SUBMIT = frozenset(
+    {
+        "count/jobs.batch",
+        *("secrets", "count/secrets"),
+        *("services", "count/services"),
+        *("persistentvolumeclaims", "count/persistentvolumeclaims"),
+    }
+)
+"""What a submit itself makes, now or not at all. Pods are made later, and tried again, by the Job controller."""
 
 
 def findings(api: Api, plan: JobPlan, pod: Object) -> Iterator[Finding]:
@@ -86,12 +95,15 @@ def _short(quota: Object, taken: Amounts, nodes: int) -> Iterator[Finding]:
         has, wants, limit = used.get(resource, 0), taken[resource], hard[resource]
         if at_most(has + wants, limit):
             continue
-        each = f" (on {nodes} nodes)" if nodes > 1 and resource not in ("secrets", "count/jobs.batch") else ""
+        once = resource in _OF_THE_SUBMIT
+        each = f" (on {nodes} nodes)" if nodes > 1 and not once else ""
         what = f"the job asks for {shown(resource, wants)} of {resource}{each}"
         why = f"the quota `{name}` allows {shown(resource, limit)} in all, {shown(resource, has)} are in use"
         if not at_most(wants, limit):
-            reason = Reason(code="QuotaTooSmall", what=what, why=why, next="ask for less, or for a larger quota")
-            yield Finding(level="error", reason=reason)
+            level, code, next = "error", "QuotaTooSmall", "ask for less, or for a larger quota"
+        elif once:
+            next = "remove jobs that nobody needs any more with %kube_delete, or ask for a larger quota"
+            level, code = "error", "QuotaExceeded"
         else:
-            reason = Reason(code="QuotaExceeded", what=what, why=why, next="it waits until others have ended")
-            yield Finding(level="warning", reason=reason)
+            level, code, next = "warning", "QuotaExceeded", "it waits until others have ended"
+        yield Finding(level=level, reason=Reason(code=code, what=what, why=why, next=next))

@@ -25,9 +25,13 @@ from kube_nb.backends.kubernetes.manifests.service import headless_service
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS, train_job, training_runtime
 from kube_nb.backends.kubernetes.payload import secret_data
 from kube_nb.backends.kubernetes.plan import JobPlan
+from kube_nb.backends.kubernetes.reasons.creation import reason_of_denial
 from kube_nb.backends.kubernetes.reasons.refusals import in_doubt, reason_of_refusal, unanswered
 from kube_nb.backends.kubernetes.snapshot import annotation, condition
 from kube_nb.errors import KubeNbError, Refused, Unreachable
+
+_PASSES = frozenset({"QuotaExceeded", "WebhookUnavailable"})
+"""Why pods are not made for a while only: the Job controller tries again."""
 
 
 class Unsure(Unreachable):
@@ -236,5 +240,9 @@ def _over(job: Object) -> bool:
 def _finding(error: ApiError, namespace: str) -> Finding:
     """What admission said. Who may not make pods learns of their pods' admission from the Job alone."""
     reason = reason_of_refusal(error, namespace)
-    not_known = reason.code == "Forbidden" and error.resource == PODS.plural
-    return Finding(level="unknown" if not_known else "error", reason=reason)
+    if error.resource == PODS.plural and reason.code == "Forbidden":
+        return Finding(level="unknown", reason=reason)
+    if error.resource == PODS.plural and reason.code in _PASSES:
+        waits = reason_of_denial(error.message, what="the job's pods cannot be made just now") or reason
+        return Finding(level="warning", reason=replace(waits, next="it waits: the cluster tries again by itself"))
+    return Finding(level="error", reason=reason)

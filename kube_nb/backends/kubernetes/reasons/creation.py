@@ -171,7 +171,7 @@ def _no_answer(what: str, match: re.Match[str]) -> Reason:
         code="WebhookUnavailable",
         what=f"{what}: an add-on of the cluster that has to agree does not answer",
         why=f"{match['name']}: {match['said'].strip()}",
-        next="wait: it is tried again; if it lasts, tell who runs the cluster",
+        next="wait until it answers again; if it does not, tell who runs the cluster",
     )
 
 
