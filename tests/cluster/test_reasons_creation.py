@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.kinds import JOBS, LIMITS, SERVICE_ACCOUNTS, Kind
+from kube_nb.backends.kubernetes.patch import patched
 from kube_nb.backends.kubernetes.reasons.refusals import refusal
 from tests.cluster.handmade import FOREVER, Seen, job, submit
 from tests.cluster.made import set_quota
@@ -73,11 +76,23 @@ def test_a_quota_that_wants_a_number_names_the_flag(here, own_namespace):
     assert here("says", container=needs(cpu="10m")).final().phase == "Succeeded"
 
 
+def test_a_quota_of_the_limit_of_cores_is_met_by_the_patch_that_is_named_and_by_a_default(
+    here, own_namespace, own_tenant, own_watch, unique
+):
+    set_quota(own_namespace, "counted", **{"limits.cpu": "1"})
+    silent = here("silent", container=needs(cpu="10m"))
+    advice = silent.reason("QuotaWantsRequest").reason.next
+    assert "must specify limits.cpu" in refusals(silent)
+    assert "--cpu" not in advice
+    says = patched(job(unique("says"), container=needs(cpu="10m")), yaml.safe_load(advice.split("`")[1]))
+    assert submit(own_tenant, own_watch, says).final().phase == "Succeeded"
+    assert "LimitRange with a default" in advice
+    set_limits(own_namespace, default={"cpu": "500m"})
+    assert here("given", container=needs(cpu="10m")).final().phase == "Succeeded"
+
+
 def test_a_limit_for_one_pod_is_quoted(here, own_namespace):
-    limits = [{"type": "Container", "max": {"memory": "48Mi"}}]
-    own_namespace.create(
-        LIMITS, {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"}, "spec": {"limits": limits}}
-    )
+    set_limits(own_namespace, max={"memory": "48Mi"})
     large = here("large", container=needs(cpu="10m"))
     assert "maximum memory usage per Container is 48Mi" in large.reason("LimitRange").reason.why
     assert "but limit is 64Mi" in refusals(large)
@@ -160,6 +175,11 @@ def test_a_policy_that_denies_is_quoted(by_hand, made_by_admin, unique):
     words = [event["message"] for event in seen.snapshot().events if event["reason"] == "FailedCreate"]
     assert "not on Mondays" in str(words)
     assert by_hand("apart").final().phase == "Succeeded"
+
+
+def set_limits(api: Api, **limits: dict) -> None:
+    spec = {"limits": [{"type": "Container", **limits}]}
+    api.create(LIMITS, {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"}, "spec": spec})
 
 
 def in_reach_of(mark: str) -> dict:

@@ -8,6 +8,7 @@ import json
 
 import hypothesis.strategies as st
 import pytest
+import yaml
 from hypothesis import given
 
 from kube_nb.backends.kubernetes import names
@@ -15,6 +16,7 @@ from kube_nb.backends.kubernetes.api import Object
 from kube_nb.backends.kubernetes.api_error import ApiError
 from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.mirror import Mirror
+from kube_nb.backends.kubernetes.patch import patched
 from kube_nb.backends.kubernetes.reasons.refusals import reason_of_refusal, refusal
 from kube_nb.backends.kubernetes.snapshot import (
     DISRUPTIONS,
@@ -513,6 +515,32 @@ def test_warnings_of_an_earlier_pod_are_not_those_of_this_one():
 def test_what_keeps_pods_from_being_made(message, code):
     status = status_of(Snapshot(a_job(), (), (event("Job", ID, "FailedCreate", message),)), NOW)
     assert (status.phase, status.reason and status.reason.code) == ("Pending", code)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flags"),
+    [
+        ("requests.cpu for: job", "--cpu"),
+        ("requests.cpu for: job,proxy; limits.memory for: proxy", "--cpu and --memory"),
+        ("cpu,memory", "--cpu and --memory"),
+        ("limits.cpu for: job", "--patch"),
+        ("limits.cpu for: job; requests.cpu for: job", "--cpu and --patch"),
+    ],
+)
+def test_a_quota_that_wants_a_number_names_what_sets_it(wanted, flags):
+    message = f'Error creating: pods "x" is forbidden: failed quota: q: must specify {wanted}'
+    found = reason(Snapshot(a_job(), (), (event("Job", ID, "FailedCreate", message),)))
+    assert found.next.partition(" (")[0] == f"say it with {flags}"
+
+
+def test_a_quota_of_the_limit_of_cores_names_a_patch_that_sets_it():
+    message = 'Error creating: pods "x" is forbidden: failed quota: q: must specify limits.cpu for: job'
+    found = reason(Snapshot(a_job(), (), (event("Job", ID, "FailedCreate", message),)))
+    own = {"name": names.CONTAINER, "image": "i", "resources": {"requests": {"cpu": "500m"}}}
+    job = {"metadata": {"name": ID}, "spec": {"template": {"spec": {"containers": [own]}}}}
+    changed = patched(job, yaml.safe_load(found.next.split("`")[1]))
+    [container] = changed["spec"]["template"]["spec"]["containers"]
+    assert container == own | {"resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 1}}}
 
 
 def test_a_refusal_that_was_overcome_is_no_more_told():

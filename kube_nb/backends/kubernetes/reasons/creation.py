@@ -16,6 +16,9 @@ _QUOTA = re.compile(
     r"exceeded quota: (?P<name>[^,]+), requested: (?P<requested>.+), used: (?P<used>.+), limited: (?P<limited>.+)"
 )
 _QUOTA_WANTS = re.compile(r"failed quota: (?P<name>[^:]+): must specify (?P<what>.+)")
+_CONTAINERS = re.compile(r" for: [^;]*")
+_CORES = "{spec: {template: {spec: {containers: [{name: job, resources: {limits: {cpu: 1}}}]}}}}"
+"""A patch that sets the limit that no flag sets."""
 _LIMIT = re.compile(
     r"((?:minimum|maximum) \S+ usage per \w+ is [^\].]*|\S+ max limit to request ratio per \w+ is [^\].]*)"
 )
@@ -122,6 +125,8 @@ def _flags(short: list[tuple[str, str, bool]]) -> str:
 
 def flag_of(resource: str) -> str:
     """The flag by which a person asks for a resource."""
+    if resource == "limits.cpu":  # cores may be borrowed: `--cpu` is what is set aside
+        return "--patch"
     name = resource.removeprefix("requests.").removeprefix("limits.")
     if name in ("cpu", "memory"):
         return f"--{name}"
@@ -131,11 +136,16 @@ def flag_of(resource: str) -> str:
 
 
 def _quota_wants(what: str, match: re.Match[str]) -> Reason:
+    resources = re.split(r"[;,] ?", _CONTAINERS.sub("", match["what"]))
+    flags = sorted({flag_of(resource) for resource in resources})
+    next = f"say it with {' and '.join(flags)}"
+    if "--patch" in flags:
+        next += f" (a file with `{_CORES}`), or ask who runs the cluster for a LimitRange with a default"
     return Reason(
         code="QuotaWantsRequest",
         what=f"{what}: the quota of the namespace wants it to say how much it needs",
         why=f"quota {match['name']}: must specify {match['what']}",
-        next="say it with " + " and ".join(sorted({flag_of(part.split(" ")[0]) for part in match["what"].split(",")})),
+        next=next,
     )
 
 
