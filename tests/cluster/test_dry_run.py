@@ -81,12 +81,9 @@ def test_a_dry_run_says_how_what_is_sent_gets_there_and_why_there_is_no_store(cl
 
 
 @pytest.fixture
-def elsewhere(own_namespace: Api, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Client]:
-    """Makes clients of a namespace of the test's own, as its admin."""
-    path = os.environ["LAB_ADMIN_KUBECONFIG"]
-    monkeypatch.setenv("KUBECONFIG", path)
-    context = yaml.safe_load(Path(path).read_text())["current-context"]
-    return lambda store="none": client_of(state_dir, store, on=f"{context}/{own_namespace.namespace}")
+def elsewhere(own_tenant: Api, state_dir: Path) -> Callable[..., Client]:
+    """Makes the tenant's clients of a namespace of the test's own."""
+    return lambda store="none": client_of(state_dir, store, on=f"{CLUSTER.on}/{own_tenant.namespace}")
 
 
 def test_where_a_shared_store_is_yet_to_be_tried_a_dry_run_says_so_and_makes_none(own_namespace, elsewhere):
