@@ -13,6 +13,7 @@ import yaml
 from kube_nb.backends.kubernetes import names, planning
 from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS
+from kube_nb.backends.kubernetes.manifests.claim import shared_claim
 from kube_nb.capture.work import Work
 from kube_nb.client import Client
 from kube_nb.config import Settings
@@ -43,6 +44,12 @@ def job_of(found: DryRun) -> dict[str, Any]:
 def volumes(job: dict[str, Any]) -> list[str]:
     found = job["spec"]["template"]["spec"]["volumes"]
     return [one["persistentVolumeClaim"]["claimName"] for one in found if "persistentVolumeClaim" in one]
+
+
+def claims(found: DryRun) -> list[str]:
+    """The claims that the submit would make."""
+    shown = yaml.safe_load_all(found.manifests)
+    return [one["metadata"]["name"] for one in shown if one["kind"] == "PersistentVolumeClaim"]
 
 
 def memory(job: dict[str, Any]) -> int:
@@ -89,9 +96,16 @@ def elsewhere(own_tenant: Api, state_dir: Path) -> Callable[..., Client]:
 def test_where_a_shared_store_is_yet_to_be_tried_a_dry_run_says_so_and_makes_none(own_namespace, elsewhere):
     found = planned(elsewhere("auto"), LARGE).dry_run()
     assert "tries first" in dict(found.rows)["store"]
-    assert volumes(job_of(found)) == [names.STORE_CLAIM]
+    assert volumes(job_of(found)) == claims(found) == [names.STORE_CLAIM]
     assert own_namespace.list(CLAIMS)[0] == []
     assert own_namespace.list(JOBS)[0] == []
+
+
+def test_a_shared_claim_that_is_there_is_none_that_the_submit_makes(own_tenant, elsewhere):
+    own_tenant.create(CLAIMS, shared_claim({}, size=1 << 20, storage_class="none"))
+    found = planned(elsewhere("auto"), LARGE).dry_run()
+    assert volumes(job_of(found)) == [names.STORE_CLAIM]
+    assert claims(found) == []
 
 
 def test_the_memory_that_is_asked_for_by_itself_follows_from_what_is_shipped(elsewhere, monkeypatch):

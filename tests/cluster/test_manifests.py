@@ -9,15 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from kube_nb.backends.kubernetes import submit
+from kube_nb.backends.kubernetes import addons, submit
+from kube_nb.backends.kubernetes.api import Object
 from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES
 from kube_nb.backends.kubernetes.manifests.claim import own_claim, shared_claim
+from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES
 from kube_nb.backends.kubernetes.names import STORE_CLAIM
 from kube_nb.backends.kubernetes.plan import Store
 from kube_nb.jobs.yaml_text import yaml_of
 from kube_nb.spec import Placement, Policy, SecretUse, VolumeUse
 from tests.cluster.conftest import ours
 from tests.cluster.small_jobs import bundle, ended, fitting, logs, plan, pod_when
+from tests.conformance.sending import until
 
 EVERYTHING = Placement(
     secrets=(SecretUse.parse("one"), SecretUse.parse("two:/two"), SecretUse.parse("three:")),
@@ -69,13 +72,34 @@ def test_the_api_server_takes_the_job_and_its_pod(cluster, unique, what):
 
 @pytest.mark.parametrize("what", PLANS)
 def test_what_is_shown_can_be_applied(cluster, unique, what):
-    if shutil.which("kubectl") is None:
-        pytest.skip("cluster: kubectl is not installed")
     shown = submit.objects(plan(cluster, unique(), **PLANS[what]))
-    command = ["kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-"]
-    done = subprocess.run(command, input=yaml_of(shown), text=True, capture_output=True)
+    done = applied(*shown)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("created") == len(shown)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_what_is_shown_of_a_trainjob_can_be_applied(cluster, unique, made, nodes):
+    if addons.kind(cluster, "trainer.kubeflow.org", "trainjobs") is None:
+        pytest.skip("cluster: it has no Kubeflow Trainer")
+    given = plan(cluster, unique(), resources={"nodes": nodes}, placement=Placement(via="trainjob", queue="default"))
+    assert submit.dry_run(cluster, given) == []
+    runtime, *others = submit.objects(given)
+    assert [one["kind"] for one in (runtime, *others)] == ["TrainingRuntime", "TrainJob", "Secret"]
+    assert "created" in applied(runtime).stdout
+    made(RUNTIMES, runtime)
+    # Trainer takes no TrainJob, not even on trial, before it has heard of its runtime.
+    done = until(lambda: None if "must be created before" in (tried := applied(*others)).stderr else tried)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("created") == len(others)
+
+
+def applied(*shown: Object) -> subprocess.CompletedProcess[str]:
+    """What kubectl says of a server's dry run of the YAML that a person sees."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("cluster: kubectl is not installed")
+    command = ["kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-"]
+    return subprocess.run(command, input=yaml_of(shown), text=True, capture_output=True)
 
 
 def test_the_api_server_takes_what_a_store_needs(cluster, unique):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from kube_nb.backends.kubernetes.capacity import capacity, nodes
 from kube_nb.backends.kubernetes.image import platform_of
 from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, NODES, PODS, QUOTAS, SECRETS
 from kube_nb.backends.kubernetes.plan import JobPlan
-from kube_nb.spec import JobSpec, Placement, Resources, SecretUse, VolumeUse, new_job_id
+from kube_nb.spec import Environment, JobSpec, Placement, Resources, SecretUse, VolumeUse, new_job_id
 from tests.cluster.conftest import Made
 
 
@@ -93,6 +94,19 @@ def test_a_name_that_is_no_image_is_refused(cluster):
 def test_another_python_in_the_image_is_refused_before_anything_is_pulled(cluster):
     assert said(cluster, planned(image="python:3.9-slim")) == {"PythonMismatch": "error"}
     assert said(cluster, planned(image="my/own:tag")) == {}
+
+
+def test_what_is_in_an_image_is_unknown_where_its_name_does_not_tell(cluster):
+    never = Environment(install="never")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+    def unknown(plan: JobPlan) -> list[str]:
+        told = [found.reason.what for found in looked(cluster, plan) if found.level == "unknown"]
+        return [what for what in told if plan.image in what]
+
+    assert unknown(planned(image=f"python:{version}-slim")) == unknown(planned(image=f"my/own:py{version}")) == []
+    assert f"Python {version}" in "".join(unknown(planned(image="my/own:tag")))
+    assert "packages" in "".join(unknown(planned(image=f"my/own:py{version}", environment=never)))
 
 
 def test_secrets_and_claims_must_exist(cluster, made: Made, unique: Callable[[str], str]):

@@ -23,6 +23,7 @@ class Store:
         url: for `url`.
         why: for a person: why it is this one.
         size: bytes; storage_class: None: the cluster's default. Of a claim that is made for this job.
+        missing: the shared claim is not there yet: the submit makes it.
     """
 
     kind: Literal["none", "shared", "own", "url"] = "none"
@@ -31,6 +32,7 @@ class Store:
     why: str = ""
     size: int = 20 << 30
     storage_class: str | None = None
+    missing: bool = False
 
     @property
     def outside(self) -> bool:

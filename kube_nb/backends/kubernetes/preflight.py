@@ -21,6 +21,7 @@ from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.rights import RIGHTS, Right, rights
 from kube_nb.backends.kubernetes.snapshot import QUEUE_LABEL
 
+_SHUT = "a cluster shows nobody what is in an image before it runs"
 _MOST = 12
 """Objects of one kind that are looked at by name; a job that names more is not held up for them."""
 
@@ -37,6 +38,7 @@ def check(api: Api, plan: JobPlan) -> list[Finding]:
     found = [
         *_rights(api, plan),
         *_image(pod),
+        *_packages(plan, pod),
         *_secrets(api, plan, pod),
         *_claims(api, plan, pod),
         *_queue(api, plan, job),
@@ -71,7 +73,7 @@ def _used(right: Right, plan: JobPlan) -> bool:
 
 
 def _image(pod: Object) -> Iterator[Finding]:
-    image = next(one["image"] for one in pod["containers"] if one["name"] == CONTAINER)
+    image = _image_of(pod)
     if not well_formed(image):
         yield _error(
             "BadImageName",
@@ -81,7 +83,12 @@ def _image(pod: Object) -> Iterator[Finding]:
         )
         return
     here, there = tuple(map(int, platform.python_version_tuple()[:2])), python_of(image)
-    if there is not None and there != here:
+    if there is None:
+        yield _unknown(
+            f"whether the image {image} has Python {here[0]}.{here[1]}, as this kernel,",
+            f"its name does not tell, and {_SHUT}",
+        )
+    elif there != here:
         kernel, job = (".".join(map(str, version)) for version in (here, there))
         yield _error(
             "PythonMismatch",
@@ -89,6 +96,16 @@ def _image(pod: Object) -> Iterator[Finding]:
             "functions travel as byte code, which differs from one to the other",
             f"use an image with Python {kernel}, or a kernel with {job}",
         )
+
+
+def _packages(plan: JobPlan, pod: Object) -> Iterator[Finding]:
+    if plan.spec.environment.install == "never":
+        what = f"whether the image {_image_of(pod)} has the packages that the code imports"
+        yield _unknown(what, f"none are installed, by the setting `install`, and {_SHUT}")
+
+
+def _image_of(pod: Object) -> str:
+    return next(one["image"] for one in pod["containers"] if one["name"] == CONTAINER)
 
 
 def _secrets(api: Api, plan: JobPlan, pod: Object) -> Iterator[Finding]:
@@ -131,7 +148,7 @@ def _there(
     try:
         known = api.find(kind, name)
     except Forbidden:
-        yield _unknown(f"whether the {called} `{name}` exists", f"get {kind.plural}")
+        yield _unknown(f"whether the {called} `{name}` exists", f"you may not `get {kind.plural}`")
         return
     if known is None:
         code = {SECRETS.plural: "SecretMissing", CLAIMS.plural: "ClaimMissing"}[kind.plural]
@@ -157,7 +174,8 @@ def _queue(api: Api, plan: JobPlan, job: Object) -> Iterator[Finding]:
         queue = api.find(queues, name)
         others = [] if queue else [one["metadata"]["name"] for one in api.list(queues)[0]]
     except Forbidden:
-        yield _unknown(f"whether the queue `{name}` exists", "get, list localqueues.kueue.x-k8s.io")
+        why = "you may not `get, list localqueues.kueue.x-k8s.io`"
+        yield _unknown(f"whether the queue `{name}` exists", why)
         return
     if queue is None:
         there = f"there are: {', '.join(others)}" if others else "it has none: ask who runs Kueue for a LocalQueue"
@@ -190,7 +208,5 @@ def _warning(code: str, what: str, why: str = "", next: str = "") -> Finding:
     return Finding(level="warning", reason=Reason(code=code, what=what, why=why, next=next))
 
 
-def _unknown(what: str, right: str) -> Finding:
-    return Finding(
-        level="unknown", reason=Reason(code="NotReadable", what=f"{what} is not known", why=f"you may not `{right}`")
-    )
+def _unknown(what: str, why: str) -> Finding:
+    return Finding(level="unknown", reason=Reason(code="NotReadable", what=f"{what} is not known", why=why))

@@ -116,10 +116,12 @@ class Stores:
         if is_url(setting):
             needs_of(setting)
             return Store(kind="url", url=setting.rstrip("/"), why="the setting `store` names it")
-        verdict = shared(self._api.find(CLAIMS, names.STORE_CLAIM))
+        found = self._api.find(CLAIMS, names.STORE_CLAIM)
+        verdict = shared(found)
         if verdict is None or verdict.kind == "untried":
             why = verdict.why if verdict else "all jobs of the namespace share it"
-            return Store(kind="shared", claim=names.STORE_CLAIM, why=why, **self._how)
+            missing = verdict is not None and found is None
+            return Store(kind="shared", claim=names.STORE_CLAIM, why=why, missing=missing, **self._how)
         return self._own(plan, verdict, needed)
 
     @property
@@ -182,10 +184,9 @@ class Stores:
         known = self._known(found, plan)
         if known is not _UNTRIED:
             return known
-        labels = {key: names.label_value(value) for key, value in plan.labels.items()}
         try:
             if found is None:
-                found = self._api.create(CLAIMS, shared_claim(labels, **self._how))
+                found = self._api.create(CLAIMS, shared_claim(plan.labels, **self._how))
         except AlreadyExists:
             found = self._api.get(CLAIMS, names.STORE_CLAIM)
         except ApiError as error:

@@ -18,7 +18,7 @@ from kube_nb.backends.kubernetes.api_error import AlreadyExists, ApiError, Unaut
 from kube_nb.backends.kubernetes.kept import kept
 from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, PODS, SECRETS, SERVICES, Kind
 from kube_nb.backends.kubernetes.manifests import marks
-from kube_nb.backends.kubernetes.manifests.claim import own_claim
+from kube_nb.backends.kubernetes.manifests.claim import own_claim, shared_claim
 from kube_nb.backends.kubernetes.manifests.job import indexed_job
 from kube_nb.backends.kubernetes.manifests.secret import bundle_secret, shown_secret
 from kube_nb.backends.kubernetes.manifests.service import headless_service
@@ -137,7 +137,7 @@ def _make_rest(
 
 
 def objects(plan: JobPlan) -> list[Object]:
-    """What `create` would make, for people and other tools: what the Secret holds is not shown."""
+    """What a submit would make, for people and other tools: what the Secret holds is not shown."""
     if _via_trainer(plan):
         made = [training_runtime(plan), train_job(plan), shown_secret(plan)]
     else:
@@ -146,6 +146,8 @@ def objects(plan: JobPlan) -> list[Object]:
         made.append(headless_service(plan))
     if plan.store.kind == "own":
         made.append(own_claim(plan))
+    if plan.store.missing:
+        made.append(shared_claim(plan.labels, size=plan.store.size, storage_class=plan.store.storage_class))
     for one in made:
         one["metadata"]["namespace"] = plan.namespace
     return made

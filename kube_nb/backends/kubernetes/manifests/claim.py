@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from kube_nb.backends.kubernetes import names
@@ -32,10 +33,15 @@ def claim(
     }
 
 
-def shared_claim(labels: dict[str, str], *, size: int, storage_class: str | None = None) -> Object:
-    """The one claim of a namespace that all jobs mount. It is of nobody: it stays when its jobs are gone."""
+def shared_claim(labels: Mapping[str, str], *, size: int, storage_class: str | None = None) -> Object:
+    """The one claim of a namespace that all jobs mount. It is of nobody: it stays when its jobs are gone.
+
+    Args:
+        labels: the settings'.
+    """
+    given = {key: names.label_value(value) for key, value in labels.items()}
     ours = {names.MANAGED_BY: names.OURS, names.ROLE: "store"}
-    return claim(names.STORE_CLAIM, {**labels, **ours}, mode="ReadWriteMany", size=size, storage_class=storage_class)
+    return claim(names.STORE_CLAIM, {**given, **ours}, mode="ReadWriteMany", size=size, storage_class=storage_class)
 
 
 def own_claim(plan: JobPlan, job: Object | None = None) -> Object:
