@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +20,19 @@ from tests.cluster.handmade import FOREVER
 from tests.cluster.made import set_quota
 from tests.cluster.small_jobs import plan
 from tests.conformance.backends import CLUSTER
-from tests.conformance.sending import ended, until
+from tests.conformance.sending import ended, remove_sent, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.lab]
 
 
 @pytest.fixture
-def client(own_tenant: Api, state_dir: Path) -> Client:
-    """The tenant's, in a namespace of the test's own."""
+def client(own_tenant: Api, state_dir: Path) -> Iterator[Client]:
+    """The tenant's, in a namespace of the test's own, which goes only once no job is in it that would replace its pods."""
     settings = Settings.load(environ={"KUBE_NB_STATE_DIR": str(state_dir), "KUBE_NB_STORE": "none"})
     small = {"image": "lab/python:3.11", "cpu": "0.01", "memory": "128Mi"}
-    return Client(f"{CLUSTER.on}/{own_tenant.namespace}", settings=settings, **small)
+    client = Client(f"{CLUSTER.on}/{own_tenant.namespace}", settings=settings, **small)
+    yield client
+    remove_sent(client)
 
 
 def planned(client: Client, source: str) -> Plan:
