@@ -21,6 +21,7 @@ from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.backends.kubernetes.watch import Watch
 from kube_nb.backends.reasons import reason_of
 from kube_nb.events import Decoder, Event, Text
+from kube_nb.runner.ending import CODES
 from kube_nb.spec import Phase, Policy
 from tests.cluster.conftest import Made, ours
 from tests.cluster.handmade import Seen
@@ -254,6 +255,11 @@ def test_a_policy_that_keeps_the_nodes_apart_is_named(send: Send, made: Made):
     assert f"{job.id}-0.{job.id}.{job.api.namespace}.svc, port 29470" in status.reason.what
     assert "NetworkPolicy" in status.reason.next
     assert f"kube-nb/job={job.id}" in status.reason.next
+    first = job.snapshot().pod()
+    assert first is not None
+    assert (state(first, "terminated") or {})["exitCode"] == CODES[BLOCKED]
+    job.until(lambda _: job.snapshot().condition("Failed"), PATIENCE)
+    assert (job.snapshot().condition("Failed") or {})["reason"] == "PodFailurePolicy", "it is not tried again"
 
 
 def test_a_policy_that_keeps_the_nodes_apart_is_warned_of(cluster: Api, unique: Callable[[str], str], made: Made):
