@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from kube_nb.backends.kubernetes import names, site
+from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.api_error import ApiError
-from kube_nb.backends.kubernetes.kinds import CLAIMS, JOBS, NODES, SECRETS
+from kube_nb.backends.kubernetes.kinds import CLAIMS, CONFIG_MAPS, JOBS, NODES, PODS, SECRETS, Kind
 from kube_nb.backends.kubernetes.manifests.claim import shared_claim
 from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.errors import Refused
+from kube_nb.jobs.job import Job
 from tests.cluster.conftest import ours
+from tests.cluster.test_reasons_creation import PRIORITIES, RUNTIMES
 from tests.conformance.backends import CLUSTER
 
+DISK = "ephemeral-storage"
 LOOK = """
 import os, shutil
 open("/data/written", "w").write("x")
@@ -98,6 +103,86 @@ def test_a_job_with_gpus_runs_where_their_product_is(cluster, admin, settings):
         assert job.wait(90).outputs["where"] == 1, "".join(job.logs())
     finally:
         client.delete(job)
+
+
+def pod_of(api: Api, job: Job) -> Object:
+    """The only one, as the cluster has it."""
+    (pod,) = api.list(PODS, labels=names.selector(job=job.id))[0]
+    return pod
+
+
+@pytest.fixture
+def nodes(admin):
+    """The names of several; the first has disk to give, of which the kubelets of the lab do not tell."""
+    found = [node for node in admin.list(NODES)[0] if not node["spec"].get("taints")]
+    if len(found) < 2:
+        pytest.skip("cluster: it has one node")
+    names = [node["metadata"]["name"] for node in found]
+    silent = DISK not in found[0]["status"]["allocatable"]
+
+    def disk(size: str | None) -> None:
+        status = {"status": {key: {DISK: size} for key in ("capacity", "allocatable")}}
+        admin.patch(Kind(f"nodes/{names[0]}", namespaced=False), "status", status)
+
+    if silent:
+        disk("1Gi")
+    yield names
+    if silent:
+        disk(None)
+
+
+def test_where_a_pod_runs_and_as_what_is_as_it_was_asked_for(cluster, nodes, settings, made_by_admin, unique):
+    name = unique("class")
+    for kind, more in ((PRIORITIES, {"value": 7}), (RUNTIMES, {"handler": "runc"})):
+        made_by_admin(kind, {"apiVersion": kind.version, "metadata": {"name": name}} | more)
+    here, *others = nodes
+    apart = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": others}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [apart]}}}
+    client = Client(
+        "small",
+        settings=settings.with_layer("kernel", {"affinity": affinity}),
+        node_selector={"kubernetes.io/hostname": here},
+        priority_class=name,
+        runtime_class=name,
+        disk="300Mi",
+    )
+    job = client.cell("ran = 1", {})
+    try:
+        assert job.wait(90).outputs["ran"] == 1, "".join(job.logs())
+        spec = pod_of(cluster, job)["spec"]
+        assert (spec["nodeName"], spec["affinity"]) == (here, affinity)
+        assert (spec["priorityClassName"], spec["priority"], spec["runtimeClassName"]) == (name, 7, name)
+        (resources,) = [one["resources"] for one in spec["containers"] if one["name"] == names.CONTAINER]
+        assert resources["limits"][DISK] == resources["requests"][DISK] == str(300 << 20)
+    finally:
+        client.delete(job)
+
+
+@pytest.mark.lab
+def test_a_job_that_says_nothing_is_as_its_namespace_says(own_tenant, tmp_path):
+    said = """
+        image = "lab/python:3.11"
+        cpu = 0.02
+        memory = "96Mi"
+        store = "none"
+        tolerations = [{key = "kube-nb.test/any", operator = "Exists"}]
+        node_selector = {"kubernetes.io/os" = "linux"}
+        labels = {team = "ds"}
+        """
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": site.CONFIG_MAP}, "data": {site.KEY: said}}
+    own_tenant.create(CONFIG_MAPS, body)
+    settings = Settings.load(cwd=tmp_path, environ={"KUBE_NB_STATE_DIR": str(tmp_path / "state")})
+    client = Client(f"{CLUSTER.on}/{own_tenant.namespace}", settings=settings)
+    job = client.options(memory="80Mi").cell("ran = 1", {})
+    assert job.wait(90).outputs["ran"] == 1, "".join(job.logs())
+    pod = pod_of(own_tenant, job)
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == "lab/python:3.11"
+    assert container["resources"]["requests"]["cpu"] == "20m"
+    assert container["resources"]["limits"]["memory"] == str(80 << 20), "what a person says is stronger"
+    assert pod["spec"]["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert {"key": "kube-nb.test/any", "operator": "Exists"} in pod["spec"]["tolerations"]
+    assert pod["metadata"]["labels"]["team"] == "ds"
 
 
 def test_a_patch_of_a_file_reaches_the_code(cluster, settings, tmp_path):
