@@ -18,6 +18,8 @@ from kube_nb.backends.kubernetes.snapshot import state
 from kube_nb.client import Client
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
+from tests.cluster.doorkeeper import Doorkeeper
+from tests.conformance.backends import CLUSTER
 
 pytestmark = pytest.mark.slow
 
@@ -97,3 +99,24 @@ def test_an_index_that_cannot_be_reached_is_named_and_not_the_package(run, clust
     assert "cannot be reached" in job.reason.what
     assert "iniconfig" not in job.reason.what
     assert "network" in job.reason.next
+
+
+def test_the_index_is_asked_through_the_persons_proxy_whose_password_the_code_does_not_see(run, monkeypatch):
+    monkeypatch.setenv("KUBE_NB_STORE", "none")  # what another job has installed would do
+    doorkeeper = Doorkeeper(CLUSTER.address)
+    look = "import iniconfig, os\nprint([name for name, value in os.environ.items() if 'cret' in value])"
+
+    def proxied(who: str) -> Job:
+        monkeypatch.setenv("PIP_PROXY", f"http://{who}@{CLUSTER.address}:{doorkeeper.port}")
+        return run(look, packages=["iniconfig==2.0.0"])
+
+    try:
+        stranger = proxied("jo:s3cret")
+        assert doorkeeper.passed == []
+        assert stranger.reason.code == "IndexUnreachable"
+        job = proxied(doorkeeper.known)
+        assert job.phase is Phase.SUCCEEDED, job.reason
+        assert "".join(job.logs()) == "[]\n"
+        assert doorkeeper.passed
+    finally:
+        doorkeeper.close()
