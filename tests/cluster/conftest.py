@@ -16,14 +16,17 @@ from kube_nb.backends.kubernetes.api import Api
 from kube_nb.backends.kubernetes.api_error import Forbidden
 from kube_nb.backends.kubernetes.connect import Place, connect, user_of
 from kube_nb.backends.kubernetes.kinds import Kind
-from kube_nb.backends.kubernetes.names import JOB, MANAGED_BY, OURS, selector
+from kube_nb.backends.kubernetes.names import JOB, MANAGED_BY, OURS, STORE_CLAIM, selector
 from kube_nb.backends.kubernetes.watch import Watch
+from kube_nb.client import Client
+from kube_nb.config import Settings
 from kube_nb.spec import new_job_id
 from tests.cluster import webhooks
 from tests.cluster.alone import alone, fresh  # noqa: F401 - fixtures
 from tests.cluster.handmade import Seen, job, submit
 from tests.cluster.made import Made
 from tests.cluster.users import KINDS, may_edit
+from tests.conformance.backends import CLUSTER
 from tests.conformance.sending import until
 
 NAMESPACES = Kind("namespaces", namespaced=False)
@@ -91,6 +94,15 @@ def watch(cluster: Api) -> Iterator[Watch]:
     watch = Watch(cluster, selector())
     yield watch
     watch.close()
+
+
+@pytest.fixture
+def shared_store(cluster: Api, tmp_path: Path) -> None:
+    """The namespace's claim, which its first job makes and proves."""
+    if cluster.find(kinds.CLAIMS, STORE_CLAIM) is None:
+        settings = Settings.load(environ={"KUBE_NB_STATE_DIR": str(tmp_path / "first")})
+        client = Client(CLUSTER.on, settings=settings, cpu="0.05", memory="64Mi")
+        client.delete(client.cell("x = 1", {"__name__": "__main__"}).wait(100))
 
 
 @pytest.fixture

@@ -57,11 +57,10 @@ def memory(job: dict[str, Any]) -> int:
 
 
 @pytest.mark.lab
+@pytest.mark.usefixtures("shared_store")
 @pytest.mark.parametrize("size", [10, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("store", ["none", f"claim:{names.STORE_CLAIM}", "auto"])
 def test_a_dry_run_shows_the_job_that_the_submit_makes(cluster: Api, state_dir: Path, store: str, size: int):
-    if store != "none" and cluster.find(CLAIMS, names.STORE_CLAIM) is None:
-        pytest.skip("cluster: it has no shared store yet")
     client = client_of(state_dir, store)
     plan = planned(client, size)
     shown = job_of(plan.dry_run())

@@ -76,6 +76,7 @@ def context(kubeconfig: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_store")
 def test_a_submit_asks_a_dozen_times_and_the_next_one_half_as_often(kubeconfig, asked, jobs):
     def submit() -> int:
         asked.clear()
