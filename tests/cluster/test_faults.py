@@ -27,6 +27,7 @@ from kube_nb.client import Client
 from kube_nb.errors import Unreachable
 from kube_nb.spec import Phase
 from tests.cluster.handmade import FOREVER, STOPS, job
+from tests.cluster.test_submit import left
 from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.kernel import own_kernel
@@ -80,15 +81,42 @@ def on_the_node(**more: object) -> dict:
     return {"nodeSelector": {"kubernetes.io/hostname": NODE}, "tolerations": QUICK, **more}
 
 
-def test_a_node_that_comes_back_in_time_is_told_and_forgotten(lab, healthy, by_hand):
+def test_a_node_that_comes_back_in_time_is_told_and_forgotten(lab, healthy, by_hand, admin):
     seen = by_hand("back", FOREVER, pod=on_the_node(tolerations=[]))
     seen.running()
     lab("node", "stop", NODE)
     status = seen.reason("NodeLost", 90)
     assert status.phase == "Running"
     assert NODE in status.reason.what
+    assert condition(admin.get(NODES, NODE), "Ready", "Unknown"), "the cluster does not hear of it"
+    (pod,) = seen.snapshot().pods
+    assert condition(pod, "Ready", "False")
+    assert "deletionTimestamp" not in pod["metadata"], "it has time"
     lab("node", "start", NODE)
     assert seen.until(lambda status: status.phase == "Running" and status.reason is None, 60).attempt == 0
+    (same,) = seen.snapshot().pods
+    assert same["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert condition(same, "Ready")
+
+
+def test_a_job_on_a_node_that_is_gone_for_good_is_given_up_and_nothing_of_it_is_left(lab, healthy, cluster):
+    client = Client(CLUSTER.on, image="lab/python:3.11", cpu="0.05", memory="128Mi")
+    there = client.options(node_selector={"kubernetes.io/hostname": NODE})
+    sleeps = "import time\nprint('ready', flush=True)\ntime.sleep(600)"
+    at_once, after_a_cancel = jobs = [there.cell(sleeps, {"__name__": "__main__"}) for _ in range(2)]
+    for one in jobs:
+        running(one)
+    lab("node", "stop", NODE)
+    until(lambda: all(code(one) == "NodeLost" for one in jobs), 90)
+    at_once.cancel(force_lost=True)
+    after_a_cancel.cancel()
+    assert after_a_cancel.wait(60).phase is Phase.CANCELLED
+    assert cluster.list(PODS, labels=f"{JOB}={after_a_cancel.id}")[0], "its node does not let it go"
+    after_a_cancel.cancel(force_lost=True)
+    for one in jobs:
+        assert one.wait(60).phase is Phase.CANCELLED
+        client.delete(one)
+        assert left(cluster, one.id) == []
 
 
 def test_a_node_that_stays_away_is_waited_for_and_the_job_goes_on_elsewhere(lab, healthy, by_hand, admin):

@@ -31,14 +31,20 @@ def cancel(api: Api, snapshot: Snapshot, *, force_lost: bool = False) -> None:
     """Ask the runners to end their ranks; what never started goes at once. A job that has ended is left as it is.
 
     Args:
-        force_lost: remove pods on nodes that are not heard of; their containers run on where a node is cut off alone.
+        force_lost: remove pods on nodes that are not heard of, those of a job that has ended, too; their containers run
+            on where a node is cut off alone.
 
     Raises:
         ApiError, Unreachable.
     """
-    if status_of(snapshot).phase.final:  # the runner's last word comes seconds before the cluster's
-        return
     lost = _lost(snapshot) if force_lost else []
+    if not status_of(snapshot).phase.final:  # the runner's last word comes seconds before the cluster's
+        _ask_to_end(api, snapshot, lost)
+    for pod in lost:
+        api.delete(PODS, pod["metadata"]["name"], grace=0, uid=pod["metadata"]["uid"])
+
+
+def _ask_to_end(api: Api, snapshot: Snapshot, lost: list[Object]) -> None:
     running = [pod for pod in snapshot.latest if state(pod, "running") and pod not in lost]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     asked: Object = {"metadata": {"annotations": {names.CANCELLED: now} | ({names.LOST: now} if lost else {})}}
@@ -51,8 +57,6 @@ def cancel(api: Api, snapshot: Snapshot, *, force_lost: bool = False) -> None:
             heard = list(pool.map(lambda pod: _signal(api, pod), running))
         if not any(heard):
             api.patch(JOBS, name, _OVER)
-    for pod in lost:
-        api.delete(PODS, pod["metadata"]["name"], grace=0, uid=pod["metadata"]["uid"])
 
 
 def _lost(snapshot: Snapshot) -> list[Object]:
