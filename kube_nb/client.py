@@ -18,7 +18,7 @@ from kube_nb.errors import KubeNbError, NotFound
 from kube_nb.jobs.interrupts import Terminated, ending, interrupted, somebody_watches, watched
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Journal
-from kube_nb.jobs.outputs import kernel_namespace
+from kube_nb.jobs.outputs import kernel_namespace, kernel_settings
 from kube_nb.options import Options
 from kube_nb.spec import JobId, Phase, Task
 
@@ -53,7 +53,7 @@ class Client:
     """
 
     def __init__(self, on: str | None = None, *, settings: Settings | None = None, **options: Any) -> None:
-        self._settings = settings or Settings.load()
+        self._settings = settings or Settings.load(kernel=kernel_settings())
         self._options = Options().having(on=on, **options)
 
     def options(self, **options: Any) -> Client:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RESULT = "__kube_nb_result__"
 """Under this name travels the value of a function call or of the line form."""
 
+KERNEL_SETTINGS = "_kube_nb_settings"
+"""Attribute of the shell that keeps what `%kube_config` has set."""
+
 
 def size_text(size: float) -> str:
     """Bytes for a person: `1.2 MB`."""
@@ -37,9 +40,18 @@ def signature(key: bytes, job: str, attempt: int, **content: Any) -> str:
 
 def kernel_namespace() -> dict[str, Any]:
     """The names of the notebook, or of the program where there is no IPython."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
+    shell = _shell()
     return shell.user_ns if shell is not None else sys.modules["__main__"].__dict__
+
+
+def kernel_settings() -> Mapping[str, Any] | None:
+    """What `%kube_config` has set in this kernel; None: nothing."""
+    return getattr(_shell(), KERNEL_SETTINGS, None)
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
 
 
 @dataclass(frozen=True, kw_only=True)

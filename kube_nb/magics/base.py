@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kube_nb.widgets.tables import Table
 
 M = TypeVar("M", bound=Callable[..., Any])
-_KERNEL_SETTINGS = "_kube_nb_settings"
 
 
 def helped(name: str, flags: Sequence[Flag], summary: str, *, words: str = "") -> Callable[[M], M]:
@@ -42,13 +41,16 @@ def helped(name: str, flags: Sequence[Flag], summary: str, *, words: str = "") -
 def settings_of(shell: InteractiveShell) -> Settings:
     """The settings as they hold now: files and variables are read anew, what `%kube_config` set is kept."""
     from kube_nb.config import Settings
+    from kube_nb.jobs.outputs import KERNEL_SETTINGS
 
-    return Settings.load(kernel=getattr(shell, _KERNEL_SETTINGS, None))
+    return Settings.load(kernel=getattr(shell, KERNEL_SETTINGS, None))
 
 
 def keep_settings(shell: InteractiveShell, settings: Settings) -> None:
     """Let what was set for this kernel hold until it ends."""
-    setattr(shell, _KERNEL_SETTINGS, settings.kernel)
+    from kube_nb.jobs.outputs import KERNEL_SETTINGS
+
+    setattr(shell, KERNEL_SETTINGS, settings.kernel)
 
 
 def options_of(args: Parsed, flags: Sequence[Flag]) -> dict[str, Any]:

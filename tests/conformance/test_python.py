@@ -312,6 +312,12 @@ def test_a_remote_function_with_options_is_submitted(cell):
     assert (job.name, job.result()) == ("deco", "mine")
 
 
+def test_what_was_set_for_this_kernel_holds_for_python_too(cell):
+    kernel = cell("%kube_config return_limit=1Ki")
+    kernel.run("import kube_nb as kn\nseen = kn.Client().settings.get('return_limit')")
+    assert kernel["seen"] == 1024
+
+
 def test_a_remote_function_raises_the_users_exception(cell):
     kernel = cell("import kube_nb as kn\n@kn.remote\ndef f():\n    raise LookupError('lost')")
     shown = kernel.run("f()", fails=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
 
 from kube_nb import Client
 from tests.conformance.backends import CLUSTER
@@ -19,20 +20,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_grou
 
 @pytest.fixture(scope="module", params=["local", pytest.param("cluster", marks=pytest.mark.cluster)])
 def quickstart(request, tmp_path_factory):
-    """The notebook after it ran there. A cluster is named, and nothing else is said of it."""
+    """The notebook after it ran there. A cluster is named in one line before it, and nothing else is said of it."""
     on = "local" if request.param == "local" else CLUSTER.on
     if not on:
         pytest.skip("cluster: no KUBECONFIG")
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBE_NB_STATE_DIR", str(state))
-        patch.setenv("KUBE_NB_ON", on)
         notebook = nbformat.read(NOTEBOOKS / "01_quickstart.ipynb", as_version=4)
+        notebook.cells.insert(0, new_code_cell(f"%load_ext kube_nb\n%kube_config on={on}"))
         try:
             NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(state)}}).execute()
             yield notebook
         finally:
-            remove_sent(Client())
+            remove_sent(Client(on))
 
 
 def shown(notebook, source):
