@@ -92,6 +92,7 @@ def test_a_return_before_a_newline_arrives(send: Sender) -> None:
     assert written(job) == said
 
 
+@pytest.mark.slow
 @MANY
 @given(TEXTS, st.lists(TEXTS, max_size=5))
 def test_names_labels_and_arguments_arrive(send: Sender, text: str, more: list[str]) -> None:

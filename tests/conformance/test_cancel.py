@@ -81,6 +81,7 @@ def test_code_that_does_not_listen_is_killed_after_the_grace(send: Sender) -> No
         assert gone(int(said[-1].split()[1]))
 
 
+@pytest.mark.slow
 def test_cancel_returns_at_once(send: Sender) -> None:
     job = send(
         "import signal, sys, time\n"
@@ -170,6 +171,7 @@ def test_one_who_follows_a_job_that_is_deleted_does_not_wait_for_ever(send: Send
         list(lines)
 
 
+@pytest.mark.slow
 def test_one_who_waits_for_a_job_that_is_deleted_does_not_wait_for_ever(send: Sender) -> None:
     job = send("print('ready', flush=True)\nimport time\ntime.sleep(600)")
     running(job)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 
+import pytest
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -45,12 +47,14 @@ gauge = Gauge(7)
     assert (data["text/plain"], data["text/html"]) == ("Gauge(7)", "<b>7</b>")
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_at_the_end_of_the_cell(cell):
     kernel = cell("import matplotlib.pyplot as plt", send="plt.plot([1, 2, 3]);\nprint('text first')")
     assert _png(kernel.displays[-1])
     assert [bool(piece.stream) for piece in kernel.pieces] == [True, False]
 
 
+@pytest.mark.slow
 def test_show_draws_the_figure_where_it_is_called(cell):
     kernel = cell(send="import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()\nprint('after')")
     assert len(kernel.displays) == 1
@@ -58,11 +62,13 @@ def test_show_draws_the_figure_where_it_is_called(cell):
     assert not kernel.pieces[0].stream
 
 
+@pytest.mark.slow
 def test_two_figures_are_two_pictures(cell):
     kernel = cell(send="import matplotlib.pyplot as plt\nfor _ in range(2):\n    plt.figure(); plt.plot([1, 2])")
     assert [_png(data) for data in kernel.displays if "image/png" in data] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_figure_is_shown_by_plot_of_pandas(cell):
     kernel = cell("import pandas as pd\nseries = pd.Series([1, 2, 3])", send="series.plot();")
     assert _png(kernel.displays[-1])
@@ -101,6 +107,7 @@ def test_an_image_keeps_its_metadata(cell):
     assert kernel.pieces[0].metadata["image/png"]["width"] == 30
 
 
+@pytest.mark.slow
 def test_a_plotly_figure_is_interactive(cell):
     kernel = cell(send="import plotly.graph_objects as go\ngo.Figure(go.Scatter(y=[2, 1, 3]))")
     data = next(data for data in kernel.displays if "application/vnd.plotly.v1+json" in data)
@@ -108,6 +115,7 @@ def test_a_plotly_figure_is_interactive(cell):
     assert trace["type"] == "scatter"
 
 
+@pytest.mark.slow
 def test_show_of_plotly_shows_the_figure(cell):
     kernel = cell(send="import plotly.graph_objects as go\ngo.Figure(go.Scatter(y=[2, 1, 3])).show()")
     assert any("application/vnd.plotly.v1+json" in data or "text/html" in data for data in kernel.displays)
@@ -277,6 +285,7 @@ def test_an_update_of_what_nobody_shows_shows_nothing(cell):
     assert cell(send="from IPython.display import update_display\nupdate_display(1, display_id='no')").displays == []
 
 
+@pytest.mark.slow
 def test_a_figure_that_comes_back_is_not_drawn_again(cell):
     kernel = cell(send="import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([1, 2]);")
     assert len(kernel.displays) == 1

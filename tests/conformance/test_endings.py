@@ -138,6 +138,7 @@ def test_code_that_ends_in_time_is_not_timed_out(send: Sender) -> None:
     assert code(send.over("import time\ntime.sleep(0.5)", timeout="60s")) == ""
 
 
+@pytest.mark.slow
 @needs(Capability.ADMISSION)
 def test_time_counts_from_the_start_of_the_code_not_of_the_queue(send: Sender) -> None:
     cores = send.client.backend.capacity().cpu

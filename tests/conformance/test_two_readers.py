@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from kube_nb.client import Client
 from kube_nb.spec import Phase
 from tests.conformance.frontend import SeparateKernel
@@ -52,6 +54,7 @@ def test_one_who_goes_away_does_not_disturb_the_other(send: Sender) -> None:
     assert ended(job).phase is Phase.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_nothing_goes_on_reading_a_silent_job_of_several_nodes_for_one_who_went_away(send: Sender, gate: Gate) -> None:
     job = send(f"print('ready', flush=True)\n{gate.wait}", nodes=2)
     lines = job.logs(follow=True)

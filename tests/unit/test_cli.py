@@ -32,6 +32,7 @@ def script(tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_a_file_runs_as_a_job_with_the_modules_beside_it(kube_nb, script, tmp_path):
     script("answer = 42\n", "beside.py")
     done = kube_nb("run", script("import beside\nprint(__name__, beside.answer)\nopen('a.txt', 'w').write('x')\n"))
@@ -39,12 +40,14 @@ def test_a_file_runs_as_a_job_with_the_modules_beside_it(kube_nb, script, tmp_pa
     assert not (tmp_path / "a.txt").exists()
 
 
+@pytest.mark.slow
 def test_collected_files_come_back(kube_nb, script, tmp_path):
     done = kube_nb("run", script("open('a.txt', 'w').write('x')\n"), "--collect", "*.txt")
     assert done.returncode == 0
     assert (tmp_path / "a.txt").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_a_failing_file_fails_the_command_with_its_own_line(kube_nb, script):
     done = kube_nb("run", script("x = 1\nraise ValueError('no')\n"))
     assert done.returncode == 1
@@ -53,12 +56,14 @@ def test_a_failing_file_fails_the_command_with_its_own_line(kube_nb, script):
     assert "kube_nb/" not in done.stderr
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_for_programs(kube_nb, script):
     kube_nb("run", script("print(1)"))
     jobs = json.loads(kube_nb("jobs", "--json").stdout)
     assert [(job["name"], job["phase"]) for job in jobs] == [("job", "Succeeded")]
 
 
+@pytest.mark.slow
 def test_the_log_of_the_last_job_is_printed(kube_nb, script):
     kube_nb("run", script("print('first')"))
     kube_nb("run", script("print('second')", "b.py"))
@@ -66,6 +71,7 @@ def test_the_log_of_the_last_job_is_printed(kube_nb, script):
     assert kube_nb("logs", "job").stdout == "first\n"
 
 
+@pytest.mark.slow
 def test_a_flag_without_effect_here_is_said(kube_nb, script):
     done = kube_nb("run", script("pass"), "--image", "python:3.12")
     assert done.returncode == 0
@@ -104,6 +110,7 @@ def test_a_dry_run_sends_nothing_and_shows_no_secret(kube_nb, script):
     assert json.loads(kube_nb("jobs", "--json").stdout) == []
 
 
+@pytest.mark.slow
 def test_a_job_is_run_again_deleted_and_cleaned_away(kube_nb, script):
     kube_nb("run", script("print('again')"))
     assert kube_nb("rerun").stdout == "again\n"
@@ -113,6 +120,7 @@ def test_a_job_is_run_again_deleted_and_cleaned_away(kube_nb, script):
     assert json.loads(kube_nb("jobs", "--json").stdout) == []
 
 
+@pytest.mark.slow
 def test_where_nobody_watches_an_interrupt_cancels_the_job(kube_nb, script, tmp_path):
     name = script("import time\nprint('on', flush=True)\ntime.sleep(600)\n")
     process = subprocess.Popen(

@@ -396,6 +396,7 @@ def test_widgets_do_no_harm():
     ]
 
 
+@pytest.mark.slow
 def test_plotly_is_interactive():
     ran = run_rank(
         "import plotly.graph_objects as go\nfigure = go.Figure(go.Scatter(y=[2, 1, 3]))\nfigure.show()\nfigure"

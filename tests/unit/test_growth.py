@@ -89,6 +89,7 @@ def test_records_that_mean_nothing_change_nothing(data):
     assert not live().take([said("cell", status="running", **data)])
 
 
+@pytest.mark.slow
 def test_the_file_is_whole_whenever_it_is_read(tmp_path):
     path = tmp_path / "out.ipynb"
     growing, stop, broken = Growth(live(50), path), threading.Event(), []
@@ -116,6 +117,7 @@ def test_the_file_is_whole_whenever_it_is_read(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
     """However often something is said: a write that takes long is not repeated soon."""
     writes = []

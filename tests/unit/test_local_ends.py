@@ -51,6 +51,7 @@ def test_a_job_over_its_memory_limit_ends_and_says_both_numbers(workshop):
     assert status.end["detail"]["peak"] > 150 << 20
 
 
+@pytest.mark.slow
 def test_memory_that_children_share_counts_once(workshop):
     source = textwrap.dedent(
         """

@@ -151,6 +151,7 @@ def test_sockets_lie_in_a_directory_of_ones_own_alone(tmp_path):
         shutil.rmtree(short)
 
 
+@pytest.mark.slow
 def test_without_a_place_for_sockets_jobs_end_all_the_same(workshop, monkeypatch):
     monkeypatch.setattr("kube_nb.backends.local.backend.runtime_directory", lambda *_: "")
     deaf = type(workshop.backend)(workshop.state)

@@ -68,6 +68,7 @@ def values() -> dict:
 # -- the laws
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @law(400)
 @given(program=programs(), seed=st.integers(0, 1000))

@@ -66,6 +66,7 @@ def test_lines_of_several_ranks_stay_whole(node: OneNode):
     assert all(line.split(b":")[0] in (b"0", b"1", b"2") for line in plain)
 
 
+@pytest.mark.slow
 def test_the_beginning_of_a_line_waits_for_its_rest_only_so_long(node: OneNode):
     source = "import time; print('start', RANK, end='', flush=True); time.sleep(20)"
     running = node.start(source, procs=2, grace=0.2)
@@ -121,6 +122,7 @@ def test_one_failing_rank_ends_all_and_is_the_reason(node: OneNode, death: str, 
     assert ran.seconds < 15
 
 
+@pytest.mark.slow
 def test_a_victim_that_speaks_first_is_not_the_reason(node: OneNode):
     source = (
         "import os, socket, time\n"
@@ -182,6 +184,7 @@ def test_a_second_interrupt_kills_at_once(node: OneNode):
     assert running.wait(10).code == "Cancelled"
 
 
+@pytest.mark.slow
 def test_the_time_out_counts_from_the_start_of_the_code(node: OneNode):
     source = "import time; time.sleep(0.7); say('state', phase='Running', step='run', text=''); time.sleep(60)"
     ran = node.run(source, timeout=1.0)
@@ -190,6 +193,7 @@ def test_the_time_out_counts_from_the_start_of_the_code(node: OneNode):
     assert ran.end["detail"] == {"timeout": 1.0}
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_ended_too(node: OneNode):
     ran = node.run("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", timeout=0.5, grace=0.5)
     assert ran.code == "TimedOut"
