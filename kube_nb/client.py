@@ -256,7 +256,7 @@ class Client:
         changed = False
         for id in cut_off(statuses):
             with contextlib.suppress(KubeNbError):  # the job's own reason still tells how it stands
-                changed |= complete(id, self.backend, self.journal, self._settings)
+                changed |= complete(id, self.backend, self.journal, self.backend.site(self.settings))
         return changed
 
     def jobs(self, *, all_users: bool = False) -> list[Job]:

@@ -14,6 +14,7 @@ from kube_nb.events import Event, Text
 from kube_nb.jobs.job import Job
 from kube_nb.jobs.journal import Entry
 from kube_nb.jobs.lines import Lines
+from kube_nb.jobs.patience import outages_told
 from kube_nb.notebooks.executed import with_markers, with_record
 from kube_nb.notebooks.growth import Growth, Live, replace_file
 from kube_nb.notebooks.literals import plain
@@ -195,14 +196,17 @@ class NotebookJob(Job):
     def lines(self) -> Iterator[tuple[bool, str]]:
         """What it prints, line by line, and between that, marked with True, which cell runs."""
         lines, said = Lines(prefixed=False, only=None), ""
-        for batch in self.follow():
-            for item in batch:
-                if isinstance(item, Text):
-                    yield from ((False, line) for line in lines.add(item.rank, item.data))
-                elif isinstance(item, Event) and item.kind == "progress" and item.data.get("text") not in ("", said):
-                    said = str(item.data["text"])
-                    yield True, said
-        yield from ((False, line) for line in lines.close())
+        with outages_told(self):
+            for batch in self.follow():
+                for item in batch:
+                    if isinstance(item, Text):
+                        yield from ((False, line) for line in lines.add(item.rank, item.data))
+                    elif isinstance(item, Event) and item.kind == "progress":
+                        now = str(item.data.get("text", ""))
+                        if now not in ("", said):
+                            said = now
+                            yield True, said
+            yield from ((False, line) for line in lines.close())
 
     def wait(self, timeout: float | None = None) -> NotebookJob:
         """Return when the job has ended and its notebook is written, or after `timeout` seconds.

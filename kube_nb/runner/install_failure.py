@@ -27,10 +27,10 @@ class EnvironmentFailed(Exception):
 _UNREACHABLE = (
     r"[Cc]onnection (refused|reset|aborted)|dns error|Name or service not known|Temporary failure in name resolution"
     r"|timed? ?out|certificate verify failed|invalid peer certificate|Network is unreachable|No route to host"
-    r"|Tunnel connection failed"
 )
 _FAILURES = (
     ("OutOfDisk", r"No space left on device|os error 28|Disk quota exceeded"),
+    ("IndexUnreachable", r"Tunnel connection failed"),  # whatever a proxy refuses with, the index did not
     (
         "IndexRefused",
         r"\b(401|403)\b[^\n]*(Unauthorized|Forbidden|Client Error|Error|credentials)|Unauthorized|Forbidden",

@@ -38,8 +38,9 @@ def left(api: Api, id: str) -> list[str]:
 
 
 class Losing(Api):
-    """An API whose answers to some requests of a job are lost, before or after the server did what was asked; `failed before` and
-    `failed after`: a gateway, or the server, answers in the place of it that it has failed."""
+    """An API whose answers to some requests of a job are lost, before or after the server did what was asked; `failed
+    before` and `failed after`: a gateway, or the server, answers in the place of it that it has failed; `refused`: a quota
+    is used up, as it may be by this very job."""
 
     def __init__(self, api: Api, lost: dict[str, list[str]]) -> None:
         super().__init__(api.client, api.namespace, api.server)
@@ -57,6 +58,8 @@ class Losing(Api):
             raise Unreachable(what="it was never sent")
         if what == "failed before":
             raise ApiError(status=503, cause="", message="upstream connect error", verb="create", resource=kind.plural)
+        if what == "refused":
+            raise Forbidden(status=403, cause="Forbidden", message="exceeded quota: small", resource=kind.plural)
         made = super().create(kind, body, dry_run=dry_run)
         if what == "after":
             raise Unreachable(what="the answer was lost")
@@ -267,13 +270,6 @@ def test_a_submit_that_was_cut_off_is_completed_with_the_store_that_its_pods_mou
     assert bool(told["url"]) == bool(begun.store.url)
 
 
-class Full(Api):
-    """A namespace whose quota is used up, as it may be by this very job."""
-
-    def create(self, kind, body, *, dry_run=False):
-        raise Forbidden(status=403, cause="Forbidden", message="exceeded quota: small", verb="create", resource="jobs")
-
-
 def test_a_job_that_is_whole_stays_where_its_completion_is_refused(cluster, unique, tmp_path):
     id = unique()
     sent = bundle(tmp_path)
@@ -281,8 +277,19 @@ def test_a_job_that_is_whole_stays_where_its_completion_is_refused(cluster, uniq
     job = submit.create(cluster, given, sent)
     there = left(cluster, id)
     with pytest.raises(Forbidden):
-        submit.complete(Full(cluster.client, cluster.namespace), given, sent, job)
+        submit.complete(Losing(cluster, {"secrets": ["refused"]}), given, sent, job)
     assert left(cluster, id) == there
+
+
+def test_a_job_that_was_made_is_not_lost_where_the_second_try_is_refused(cluster, unique, tmp_path):
+    id = unique()
+    sent = bundle(tmp_path)
+    given = fitting(plan(cluster, id, placement=NOWHERE), sent)
+    with pytest.raises(submit.Unsure):
+        submit.create(Losing(cluster, {"jobs": ["after", "refused"]}), given, sent)
+    assert left(cluster, id) == [f"jobs/{id}"]
+    submit.create(Losing(cluster, {"jobs": ["refused"]}), given, sent)
+    assert f"secrets/{id}" in left(cluster, id)
 
 
 def test_nothing_is_left_where_the_secret_is_refused(cluster, unique, tmp_path):

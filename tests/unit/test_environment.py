@@ -314,15 +314,19 @@ def test_an_index_that_nobody_reaches_is_not_taken_for_a_missing_package(tmp_pat
 class Refuses(http.server.BaseHTTPRequestHandler):
     """A proxy that lets nobody through."""
 
+    status = 407
+
     def do_CONNECT(self) -> None:
-        self.send_error(407)
+        self.send_error(self.status)
 
     def log_message(self, *_: Any) -> None: ...
 
 
-def test_a_proxy_that_lets_nobody_through_is_not_taken_for_a_missing_package(
-    tmp_path: Path, installer: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [407, 403], ids=["who are you", "not you"])
+def test_a_proxy_that_lets_nobody_through_is_taken_for_no_missing_package_and_no_index(
+    tmp_path: Path, installer: str, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
+    monkeypatch.setattr(Refuses, "status", status)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         monkeypatch.setenv(PROXIES, json.dumps({"HTTPS_PROXY": f"http://anna:wr0ng@127.0.0.1:{proxy.server_port}"}))

@@ -13,7 +13,7 @@ from kube_nb.backends.kubernetes import fit, quota
 from kube_nb.backends.kubernetes.capacity import Node
 from kube_nb.backends.kubernetes.plan import JobPlan, Store
 from kube_nb.backends.kubernetes.quantity import asked_by, number
-from kube_nb.spec import JobSpec, Resources, new_job_id
+from kube_nb.spec import JobSpec, Placement, Resources, new_job_id
 
 
 class Nodes:
@@ -140,11 +140,18 @@ def test_what_is_no_quantity_is_no_number():
 
 
 def short(
-    hard: dict[str, str], used: dict[str, str] | None = None, nodes: int = 1, cpu: str = "2", **more: Any
+    hard: dict[str, str],
+    used: dict[str, str] | None = None,
+    nodes: int = 1,
+    cpu: str = "2",
+    via: str | None = None,
+    **more: Any,
 ) -> list[str]:
     """Level and code of what a quota says of a job of some nodes that each ask for so many cores and 4 GiB."""
     plan = JobPlan(
-        spec=JobSpec(id=new_job_id("t"), name="t", resources=Resources.parse(nodes=nodes)),
+        spec=JobSpec(
+            id=new_job_id("t"), name="t", resources=Resources.parse(nodes=nodes), placement=Placement(via=via)
+        ),
         namespace="team-a",
         user="u",
         image="x",
@@ -197,6 +204,13 @@ def test_what_a_submit_makes_itself_cannot_wait_for_a_quota(name, nodes, own, ex
     store = Store(kind="own", claim="mine") if own else Store()
     assert short({name: "5"}, {name: "5"}, nodes, store=store) == expected
     assert short({name: "5"}, {name: "4"}, nodes, store=store) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [("count/jobs.batch", "warning"), ("services", "warning"), ("secrets", "error")]
+)
+def test_what_is_made_of_a_trainjob_waits_for_a_quota(name, level):
+    assert short({name: "5"}, {name: "5"}, 2, via="trainjob") == [f"{level} QuotaExceeded"]
 
 
 def test_cores_that_use_a_quota_up_to_the_last_thousandth_fit_in_it():

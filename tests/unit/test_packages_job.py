@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 
-from kube_nb.backends.base import Bundle
+from kube_nb.backends.base import Bundle, JobStatus, Reason
 from kube_nb.capture.bundle import pack, repack
 from kube_nb.capture.cargo import Cargo, load_cargo
 from kube_nb.capture.packages import here
 from kube_nb.capture.work import Choice, Work
+from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.errors import CannotTravel
 from kube_nb.jobs.journal import Entry, Journal
-from kube_nb.jobs.settle import complete
+from kube_nb.jobs.settle import CUT_OFF
 from kube_nb.runner.installer import CREDENTIALS, PROXIES
-from kube_nb.spec import Environment, JobSpec, Platform, new_job_id
+from kube_nb.spec import JobSpec, Phase, Platform, new_job_id
 
 ELSEWHERE = here()
 
@@ -195,18 +196,26 @@ def test_running_it_again_brings_the_credentials_of_today_where_something_is_ins
     assert repack(plain.directory, replace(again, id=new_job_id("t")), state=tmp_path, key=b"k", index=index).env == {}
 
 
-def test_a_submit_that_was_cut_off_is_completed_with_the_credentials_of_today(cargo, tmp_path):
+def test_a_submit_that_was_cut_off_is_completed_with_the_credentials_that_its_target_has_today(cargo, tmp_path):
     """They were in the Secret that was never made, and are kept nowhere else."""
+    target = '[tool.kube-nb.targets.gpu]\ncontext = "x"\nindex = ["https://me:new@one.example/simple"]\n'
+    (tmp_path / "pyproject.toml").write_text(target)
+    settings = Settings.load(environ={"KUBE_NB_STATE_DIR": str(tmp_path)}, cwd=tmp_path)
+    spec, key = JobSpec(id=new_job_id("t"), name="t"), b"k" * 32
+    pack(cargo("import yaml", index=("https://me:old@one.example/simple",)), spec, state=tmp_path, key=key)
+    entry = Entry(id=spec.id, name="t", target="gpu", label="", created=0.0, key=key.hex(), spec=asdict(spec))
+    Journal(tmp_path).write(entry)
     sent: list[Bundle] = []
-    backend: Any = SimpleNamespace(submit=lambda spec, bundle: sent.append(bundle))
-    spec = JobSpec(id=new_job_id("t"), name="t", environment=Environment(env_names=("COLOUR",)))
-    pack(cargo("import yaml", index=("https://me:old@one.example/simple",)), spec, state=tmp_path, key=b"k" * 32)
-    journal = Journal(tmp_path)
-    key = (b"k" * 32).hex()
-    journal.write(Entry(id=spec.id, name="t", target="x", label="", created=0.0, key=key, spec=asdict(spec)))
-    told = {"KUBE_NB_STATE_DIR": str(tmp_path), "KUBE_NB_INDEX": "https://me:new@one.example/simple"}
-    assert complete(spec.id, backend, journal, Settings.load(environ=told, cwd=tmp_path), {"COLOUR": "blue"})
-    assert sent[0].env["COLOUR"] == "blue"
+    client = Client("gpu", settings=settings)
+    cut_off = Reason(code=CUT_OFF, what="it was cut off")
+    status = JobStatus(id=spec.id, name="t", label="", phase=Phase.PENDING, reason=cut_off)
+    backend: Any = SimpleNamespace(
+        list=lambda all_users: [] if sent else [status],
+        site=lambda settings: settings,
+        submit=lambda spec, bundle: sent.append(bundle),
+    )
+    client.backend = backend
+    assert client.statuses() == []
     assert "me:new" in sent[0].env[CREDENTIALS]
 
 

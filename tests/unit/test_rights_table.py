@@ -160,6 +160,15 @@ def test_where_an_authorizer_does_not_tell_nothing_is_known_to_be_missing():
     assert rights.missing(RIGHTS) == []
 
 
+def test_what_is_printed_for_one_user_takes_nothing_from_another():
+    """The names of all that is applied twice are those of what both have in common."""
+    for make in (cluster_role_yaml, lambda user: role_yaml("team-a", user)):
+        (role, anna), (same, berta) = (list(yaml.safe_load_all(make(user))) for user in ("anna", "berta"))
+        assert role == same
+        assert anna["metadata"]["name"] != berta["metadata"]["name"]
+        assert anna["roleRef"] == berta["roleRef"]
+
+
 def test_a_service_account_is_bound_as_one():
     text = role_yaml("team-a", "system:serviceaccount:hub:anna")
     assert "kind: ServiceAccount" in text

@@ -105,8 +105,8 @@ class KubernetesBackend:
         """As the protocol says. Where answers were lost, what was begun is completed once the cluster answers again."""
         with refused(self._api.namespace):
             plan = self._plan(spec, bundle)
-            if plan.memory != planning.memory_of(spec):  # `check` has looked at less
-                refuse(preflight.room(self._api, plan))
+            if plan.memory != planning.memory_of(spec) and submit.begun(self._api, plan) is None:
+                refuse(preflight.room(self._api, plan))  # `check` has looked at less
             plan = self._stored(plan, bundle, progress)
             try:
                 job = submit.create(self._api, plan, bundle)
@@ -273,7 +273,7 @@ class KubernetesBackend:
 
     @cached_property
     def _reconciling(self) -> Reconciling:
-        return Reconciling()
+        return self._api.remember("reconciling", Reconciling)
 
     @cached_property
     def _keeping(self) -> Keeping:
@@ -300,7 +300,8 @@ class KubernetesBackend:
             return False
         plan = submit.as_begun(plan, made)
         self._attend(plan, submit.job_of(self._api, plan, made), bundle, progress)
-        self._refill(plan, bundle, progress)
+        if not submit.is_over(made):
+            self._refill(plan, bundle, progress)
         submit.complete(self._api, plan, bundle, made)
         self._stores.hand_over(plan)
         return True
@@ -355,7 +356,8 @@ class KubernetesBackend:
         made = submit.begun(self._api, plan)
         if made is not None:
             plan = submit.as_begun(plan, made)
-            self._refill(plan, bundle, progress)
+            if not submit.is_over(made):
+                self._refill(plan, bundle, progress)
             return plan
         plan = replace(plan, store=self._stores.choose(plan, needed=True))
         if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle, progress):
@@ -366,7 +368,7 @@ class KubernetesBackend:
         return plan
 
     def _refill(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> None:
-        """Put what a job that was begun before needs into a new claim, where the one that was filled for it is lost.
+        """Put what a job that was begun before needs into its claim, where nothing proves that all of it is there.
 
         Raises:
             Refused: there is no place for that.

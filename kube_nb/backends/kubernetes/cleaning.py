@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -75,6 +76,8 @@ class Cleaning:
         self._state = state
         self._bytes, self._age = retention
         self._manifest = manifest
+        self._looks: set[tuple[int, Path]] = set()
+        """(process, stamp) of those under way: a fork has the same memory, and not the threads."""
 
     def clean(self, *, max_age: float, dry_run: bool = False) -> list[Removed]:
         """As the protocol says; makes a pod that mounts the shared claim, where there is one."""
@@ -92,8 +95,9 @@ class Cleaning:
         """Clean up in the background where an hour has gone by: a shared claim through the pod of the job `id`, which
         was just submitted."""
         stamp = stamp_of(self._stores.memory, here_only=store.kind not in ("shared", "url"))
-        if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY:
+        if (os.getpid(), stamp) in self._looks or (stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < EVERY):
             return
+        self._looks.add((os.getpid(), stamp))
         threading.Thread(target=self._later, args=(id, store, stamp), name=f"clean-{id}", daemon=True).start()
 
     def _later(self, id: str, store: Store, stamp: Path) -> None:
@@ -113,6 +117,8 @@ class Cleaning:
             stamp.touch(0o600)
         except (KubeNbError, OSError) as error:
             _log.info("the store was not cleaned up: %s", error)  # the next job tries again
+        finally:
+            self._looks.discard((os.getpid(), stamp))
 
     # The store --------------------------------------------------------------------------------------------------------
 

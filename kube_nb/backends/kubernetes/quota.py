@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from kube_nb.backends.base import Finding, Reason
 from kube_nb.backends.kubernetes.api import Api, Object
@@ -12,15 +12,10 @@ from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.quantity import Amounts, amounts, asked_by, at_most, limits_of, shown
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
-_OF_THE_SUBMIT = frozenset(
-    {
-        "count/jobs.batch",
-        *("secrets", "count/secrets"),
-        *("services", "count/services"),
-        *("persistentvolumeclaims", "count/persistentvolumeclaims"),
-    }
-)
+_OF_THE_SUBMIT = frozenset({"secrets", "count/secrets", "persistentvolumeclaims", "count/persistentvolumeclaims"})
 """What a submit itself makes, now or not at all. Pods are made later, and tried again, by the Job controller."""
+_OF_TRAINER = frozenset({"count/jobs.batch", "services", "count/services"})
+"""The same, but for a TrainJob, whose Job and Service are made later, too."""
 
 
 def findings(api: Api, plan: JobPlan, pod: Object) -> Iterator[Finding]:
@@ -33,7 +28,8 @@ def findings(api: Api, plan: JobPlan, pod: Object) -> Iterator[Finding]:
         return
     for quota in quotas:
         if counts(quota, pod):
-            yield from _short(quota, taken_by(plan, pod), plan.spec.resources.nodes)
+            at_once = _OF_THE_SUBMIT if plan.spec.placement.via else _OF_THE_SUBMIT | _OF_TRAINER
+            yield from _short(quota, taken_by(plan, pod), plan.spec.resources.nodes, at_once)
 
 
 def counts(quota: Object, pod: Object) -> bool:
@@ -87,7 +83,7 @@ def taken_by(plan: JobPlan, pod: Object) -> Amounts:
     return taken
 
 
-def _short(quota: Object, taken: Amounts, nodes: int) -> Iterator[Finding]:
+def _short(quota: Object, taken: Amounts, nodes: int, at_once: Set[str]) -> Iterator[Finding]:
     name = quota["metadata"]["name"]
     hard = amounts((quota.get("status") or {}).get("hard") or (quota.get("spec") or {}).get("hard"))
     used = amounts((quota.get("status") or {}).get("used"))
@@ -95,13 +91,12 @@ def _short(quota: Object, taken: Amounts, nodes: int) -> Iterator[Finding]:
         has, wants, limit = used.get(resource, 0), taken[resource], hard[resource]
         if at_most(has + wants, limit):
             continue
-        once = resource in _OF_THE_SUBMIT
-        each = f" (on {nodes} nodes)" if nodes > 1 and not once else ""
+        each = f" (on {nodes} nodes)" if nodes > 1 and resource not in _OF_THE_SUBMIT | _OF_TRAINER else ""
         what = f"the job asks for {shown(resource, wants)} of {resource}{each}"
         why = f"the quota `{name}` allows {shown(resource, limit)} in all, {shown(resource, has)} are in use"
         if not at_most(wants, limit):
             level, code, next = "error", "QuotaTooSmall", "ask for less, or for a larger quota"
-        elif once:
+        elif resource in at_once:
             next = "remove jobs that nobody needs any more with %kube_delete, or ask for a larger quota"
             level, code = "error", "QuotaExceeded"
         else:

@@ -10,6 +10,7 @@ from typing import Any
 from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.api_error import ApiError, Unauthorized
 from kube_nb.backends.kubernetes.kinds import ACCESS_REVIEWS, RULES_REVIEWS
+from kube_nb.backends.kubernetes.names import owner_of
 from kube_nb.backends.kubernetes.site import CONFIG_MAP
 
 _FRESH = 300.0
@@ -267,7 +268,8 @@ def _granted(kind: str, metadata: Object, rights: Iterable[Right], user: str) ->
     binding = {
         "apiVersion": f"{_RBAC}/v1",
         "kind": f"{kind}Binding",
-        "metadata": metadata,
+        # A name for each user: one binding, applied for one after the other, would be the last one's alone.
+        "metadata": metadata | {"name": f"{metadata['name']}-{owner_of(user).lower()}"},
         "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": metadata["name"]},
         "subjects": [subject(user)],
     }

@@ -330,12 +330,16 @@ class Stores:
 
     def _drop_own(self, plan: JobPlan) -> None:
         self.pods.close(plan.store.claim)
-        self._api.delete(CLAIMS, plan.store.claim)
+        claim = self._api.find(CLAIMS, plan.store.claim)
+        if claim is not None and not _is_of(claim, plan):  # another call may have completed the job meanwhile
+            self._api.delete(CLAIMS, plan.store.claim, uid=claim["metadata"]["uid"])
 
     def lost(self, plan: JobPlan) -> bool:
-        """Whether the claim of a job's own that was filled for it is gone before the job was made its owner."""
-        own = plan.transport == "store" and plan.store.kind == "own"
-        return own and self._api.find(CLAIMS, plan.store.claim) is None
+        """Whether the claim of a job's own may lack what it is filled with: the job is made its owner after that."""
+        if plan.transport != "store" or plan.store.kind != "own":
+            return False
+        claim = self._api.find(CLAIMS, plan.store.claim)
+        return claim is None or not _is_of(claim, plan)
 
     def hand_over(self, plan: JobPlan) -> None:
         """Leave the job its own claim, which the submit has made the job's: the pod that filled it ends."""
@@ -413,6 +417,11 @@ class Stores:
         made["metadata"]["ownerReferences"] = marks.owned_by(owner)
         with suppress(AlreadyExists):
             self._api.create(CLAIMS, made)
+
+
+def _is_of(claim: Object, plan: JobPlan) -> bool:
+    """Whether it belongs to the job itself, and no more to the pod that fills it."""
+    return any(owner["name"] == plan.spec.id for owner in claim["metadata"].get("ownerReferences") or ())
 
 
 def _template(plan: JobPlan) -> str:

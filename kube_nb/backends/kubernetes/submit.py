@@ -50,7 +50,7 @@ def create(api: Api, plan: JobPlan, bundle: Bundle, *, fill: Callable[[Object], 
 
     Raises:
         Refused: another job has this id.
-        ApiError: the cluster said no. What `fill` raises. Nothing is left then of what this call has made.
+        ApiError: the cluster said no. What `fill` raises. Nothing is left then of what this call knows to have made.
         Unsure: nobody answered; nothing was made, or the next call finds and completes it.
     """
     try:
@@ -86,7 +86,7 @@ def complete(
     Raises:
         ApiError, Unreachable: something is missing still, or it is not known.
     """
-    if not _over(job):
+    if not is_over(job):
         if _via_trainer(plan):
             trainjob.adopt(api, job)
         plan = as_begun(plan, job)
@@ -109,7 +109,14 @@ def as_begun(plan: JobPlan, job: Object) -> JobPlan:
 
 def _create(api: Api, plan: JobPlan, bundle: Bundle, fill: Callable[[Object], None] | None) -> Object:
     data = secret_data(bundle, plan)
-    job = trainjob.make(api, plan) if _via_trainer(plan) else _make(api, JOBS, indexed_job(plan))
+    try:
+        job = trainjob.make(api, plan) if _via_trainer(plan) else _make(api, JOBS, indexed_job(plan))
+    except ApiError:
+        # A quota refuses before anybody looks whether there is one of that name, which may be what has used it up.
+        made = begun(api, plan)
+        if made is None:
+            raise
+        return complete(api, plan, bundle, made, fill=fill)
     if job is None:
         return complete(api, plan, bundle, _same(api.get(_kind(plan), plan.spec.id), plan), fill=fill)
     try:
@@ -195,7 +202,8 @@ def _make(api: Api, kind: Kind, body: Object) -> Object | None:
 
     Raises:
         ApiError: the cluster said no.
-        Unreachable: whether it was made is not known.
+        Unreachable: whether it was made is not known. A no to the second try says nothing of the first, e.g. where a
+            quota is used up by what that has made.
     """
     for last in (False, True):
         try:
@@ -206,10 +214,10 @@ def _make(api: Api, kind: Kind, body: Object) -> Object | None:
         except AlreadyExists:
             return None
         except ApiError as error:
-            if not in_doubt(error):
-                raise
             if last:
                 raise unanswered(error) from error
+            if not in_doubt(error):
+                raise
 
 
 def _unsure(plan: JobPlan, error: KubeNbError) -> Unsure:
@@ -234,8 +242,8 @@ def _same(job: Object, plan: JobPlan) -> Object:
     return job
 
 
-def _over(job: Object) -> bool:
-    """Ended already: the Secret is gone for good."""
+def is_over(job: Object) -> bool:
+    """Whether a Job, or TrainJob, has ended already: its Secret is gone for good."""
     return any(condition(job, kind) for kind in ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet"))
 
 
