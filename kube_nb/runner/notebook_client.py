@@ -18,6 +18,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.util import ensure_async
 from nbformat import NotebookNode
 
 from .display import Displays
@@ -172,6 +173,7 @@ class Execution(NotebookClient):
             await self._start()
             ended = await self._cells()
             await self._conclude()
+            await self._shut_down()
         except asyncio.CancelledError:
             raise Broken("stopped") from None
         finally:
@@ -222,6 +224,13 @@ class Execution(NotebookClient):
         if answer is not None:
             self.nb.metadata["language_info"] = answer["content"]["language_info"]
         self.set_widgets_metadata()
+
+    async def _shut_down(self) -> None:
+        """Ask the kernel to end. Its manager would interrupt it first, and one that is still busy tells so in the log."""
+        assert self.km is not None
+        if self.shutdown_kernel == "graceful":
+            await ensure_async(self.km.request_shutdown())
+            await ensure_async(self.km.finish_shutdown())
 
     def _status(self) -> int | None:
         """How the kernel's process ended; None: not known."""

@@ -24,6 +24,7 @@ from tests.conformance.sending import until
 
 MOST = 12
 """Requests of a submit."""
+OF_JOBS = ("kube-nb-watch-jobs", "kube-nb-watch-pods", "kube-nb-watch-events")
 WATCH = 6
 """Requests with which the watch of all jobs begins, once in a process: a list and a watch of each of three kinds."""
 
@@ -54,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         thread = threading.current_thread()
         if thread is threading.main_thread():
             requests.append(f"{method} {path}")
-        elif thread.name.startswith("kube-nb-watch-"):
+        elif thread.name in OF_JOBS:  # others' jobs in queues let it ask for Workloads as well
             requests.watch.append(f"{method} {path}")
         return send(self, method, path, *rest)
 

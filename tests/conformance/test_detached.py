@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -213,13 +214,19 @@ def test_a_kernel_that_ends_leaves_its_job_running(cell, gate):
     assert list(job.logs()) == ["done\n"]
 
 
+def unique() -> str:
+    """A name of no other job: a cluster has those of other tests, too, and the newest of a name is meant."""
+    return f"shared-{secrets.token_hex(4)}"
+
+
 @pytest.mark.slow
 @pytest.mark.rights
 def test_another_kernel_replays_from_the_first_line_and_assigns(cell):
-    cell("k = 20", send="print('first'); print('last')\ny = k + 1\nz = [y]", flags="--name shared")
-    done = elsewhere("%kube_attach shared\n# %%\nprint(y, z)")
+    name = unique()
+    cell("k = 20", send="print('first'); print('last')\ny = k + 1\nz = [y]", flags=f"--name {name}")
+    done = elsewhere(f"%kube_attach {name}\n# %%\nprint(y, z)")
     assert done.stdout == "21 [21]\n", done.stderr
-    done = elsewhere("%kube_attach shared")
+    done = elsewhere(f"%kube_attach {name}")
     assert done.stdout == "first\nlast\n", done.stderr
 
 
@@ -241,8 +248,9 @@ def test_another_kernel_gets_instances_of_the_notebooks_classes(cell):
 
 @pytest.mark.slow
 def test_another_kernel_does_not_overwrite_its_own_names(cell):
-    cell("x = 1", send="x = 2", flags="--name shared")
-    done = elsewhere("x = 'mine'\n# %%\n%kube_attach shared\n# %%\nprint(x)")
+    name = unique()
+    cell("x = 1", send="x = 2", flags=f"--name {name}")
+    done = elsewhere(f"x = 'mine'\n# %%\n%kube_attach {name}\n# %%\nprint(x)")
     assert done.stdout == "mine\n", done.stderr
 
 

@@ -239,6 +239,25 @@ def test_the_notebook_grows_while_it_runs_and_keeps_what_it_has_when_cancelled()
     assert back.metadata.kube_nb.state == "Cancelled"
 
 
+SLOW_TO_TELL = """
+import time
+kernel = get_ipython().kernel
+tell = kernel.shell_handlers["kernel_info_request"]
+async def tell_and_linger(*request):
+    await tell(*request)
+    time.sleep(1)
+kernel.shell_handlers["kernel_info_request"] = tell_and_linger
+print("ready")
+"""
+
+
+def test_a_kernel_is_not_interrupted_at_the_end(run):
+    """It would say so in the log of a notebook that went well."""
+    job = Client().plan_notebook(sent(SLOW_TO_TELL), output="out.ipynb").submit()
+    assert job.wait(150).phase is Phase.SUCCEEDED, job.reason
+    assert list(job.logs()) == ["ready\n"]
+
+
 def test_who_attaches_later_finishes_the_notebook(run):
     path = sent("print('one')", "import time; print('ready', flush=True); time.sleep(2)")
     plan = Client().plan_notebook(path, output="out.ipynb")
