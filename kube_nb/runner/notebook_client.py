@@ -226,7 +226,7 @@ class Execution(NotebookClient):
         self.set_widgets_metadata()
 
     async def _shut_down(self) -> None:
-        """Ask the kernel to end. Its manager would interrupt it first, and one that is still busy tells so in the log."""
+        """Ask the kernel to end. Its manager would interrupt it first, which a busy one tells in the log."""
         assert self.km is not None
         if self.shutdown_kernel == "graceful":
             await ensure_async(self.km.request_shutdown())
