@@ -115,6 +115,9 @@ def test_a_job_on_a_node_that_is_gone_for_good_is_given_up_and_nothing_of_it_is_
     after_a_cancel.cancel(force_lost=True)
     for one in jobs:
         assert one.wait(60).phase is Phase.CANCELLED
+        until(lambda one=one: not cluster.list(PODS, labels=f"{JOB}={one.id}")[0], 30)
+    lab("node", "start", NODE)  # where what they left in the store is removed
+    for one in jobs:
         client.delete(one)
         assert left(cluster, one.id) == []
 
@@ -155,7 +158,8 @@ def test_a_job_of_several_machines_begins_again_where_one_was_lost(lab, healthy,
         assert processes
         lab("node", "stop", NODE)
         for process in processes:
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # e.g. one that looked after the store
+                process.suspend()
         until(lambda: code(job) == "NodeLost", 120)
         assert NODE in job.reason.what
         other = next(pod for pod in pods if pod is not lost)

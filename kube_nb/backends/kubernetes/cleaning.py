@@ -21,6 +21,7 @@ from kube_nb.backends.base import Removed
 from kube_nb.backends.kubernetes import ending, names
 from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.api_error import Forbidden, Missing
+from kube_nb.backends.kubernetes.exec import ExecFailed
 from kube_nb.backends.kubernetes.kept import kept, path_of
 from kube_nb.backends.kubernetes.kinds import CLAIMS
 from kube_nb.backends.kubernetes.manifests.trainjob import RUNTIMES, TRAIN_JOBS
@@ -123,7 +124,7 @@ class Cleaning:
     # The store --------------------------------------------------------------------------------------------------------
 
     def _sweep_claim(self, pod: Container, claim: Object, max_age: float, dry_run: bool) -> list[Removed]:
-        usage = json.loads(pod.tool("usage", owner_of(self._user)).output())
+        usage = _answer(pod, "usage", owner_of(self._user))
         capacity = number(((claim.get("status") or {}).get("capacity") or {}).get("storage", ""))
         size = min(self._bytes, FULL * capacity) if capacity > 0 else self._bytes
 
@@ -296,9 +297,21 @@ def _tell(pod: Container, verb: str, words: Sequence[str]) -> set[str]:
     """Give a verb of the tool its words, some at a time; what was busy."""
     busy: set[str] = set()
     for at in range(0, len(words), _AT_ONCE):
-        answer: dict[str, Any] = json.loads(pod.tool(verb, *words[at : at + _AT_ONCE]).output())
-        busy.update(answer.get("busy") or ())
+        busy.update(_answer(pod, verb, *words[at : at + _AT_ONCE]).get("busy") or ())
     return busy
+
+
+def _answer(pod: Container, verb: str, *words: str) -> dict[str, Any]:
+    """What a verb of the tool answers; on a node that just stops it may end without a word, as if all were well.
+
+    Raises:
+        ExecFailed: it was cut off.
+    """
+    text = pod.tool(verb, *words).output()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ExecFailed(what="a pod was cut off while it looked after the store", next="try again") from error
 
 
 def _listed(ask: Callable[[], list[Object]]) -> list[Object]:
