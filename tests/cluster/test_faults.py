@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -139,12 +140,13 @@ def test_a_node_that_stays_away_is_waited_for_and_the_job_goes_on_elsewhere(lab,
 def test_a_job_of_several_machines_begins_again_where_one_was_lost(lab, healthy, cluster, tmp_path):
     """A machine that is gone: its kubelet is not heard of, and nothing on it says a word."""
     apart = tmp_path / "apart.yaml"
-    ours = {"labelSelector": {"matchLabels": {OWN: "gang"}}, "topologyKey": "kubernetes.io/hostname"}
+    gang = f"gang-{secrets.token_hex(4)}"  # what an earlier try has left keeps nobody from its place
+    ours = {"labelSelector": {"matchLabels": {OWN: gang}}, "topologyKey": "kubernetes.io/hostname"}
     pod = {
         "tolerations": QUICK,
         "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [ours]}},
     }
-    patch = {"spec": {"template": {"metadata": {"labels": {OWN: "gang"}}, "spec": pod}}}
+    patch = {"spec": {"template": {"metadata": {"labels": {OWN: gang}}, "spec": pod}}}
     apart.write_text(yaml.safe_dump(patch))
     client = Client(CLUSTER.on, image="lab/python:3.11", cpu="0.1", memory="256Mi")
     source = "import os, time\nprint('attempt', n := os.environ['KUBE_NB_ATTEMPT'], flush=True)\nif n == '0': time.sleep(600)"
