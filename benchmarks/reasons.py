@@ -19,11 +19,10 @@ from kube_nb.backends.kubernetes import names
 from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, Kind
 from kube_nb.backends.kubernetes.snapshot import condition, state
-from tests.cluster.handmade import job
+from tests.cluster.handmade import GREEDY, job
 
 PATIENCE = 60.0
 """Seconds within which a trouble has come about and was told."""
-GREEDY = "hoard = []\nwhile True: hoard.append(bytearray(1 << 20))"
 
 
 @dataclass(frozen=True)

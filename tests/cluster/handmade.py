@@ -21,6 +21,8 @@ IMAGE = "python:3.11-slim"
 PATIENCE = 30.0
 """Seconds that this cluster may take for a thing; what is ours is asserted apart."""
 FOREVER = "import signal; signal.pause()"
+GREEDY = "hoard = []\nwhile True: hoard.append(bytearray(1 << 20))"
+"""A program that takes all the memory it is given, and more."""
 
 
 def labels(job: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from kube_nb.backends.kubernetes.snapshot import condition, state
 from kube_nb.backends.kubernetes.status import status_of
 from kube_nb.runner.ending import CODES
 from kube_nb.spec import new_job_id
-from tests.cluster.handmade import FOREVER, PATIENCE, STOPS, job, program, says, sidecar
+from tests.cluster.handmade import FOREVER, GREEDY, PATIENCE, STOPS, job, program, says, sidecar
 from tests.cluster.made import Made
 from tests.conformance.sending import until
 
@@ -21,7 +21,6 @@ PRIORITIES = Kind("priorityclasses", "scheduling.k8s.io/v1", namespaced=False)
 GPU = "nvidia.com/gpu"
 NODE = "node2"
 ON_NODE = {"nodeSelector": {"kubernetes.io/hostname": NODE}}
-GREEDY = "hoard = []\nwhile True: hoard.append(bytearray(1 << 20))"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
 
 

@@ -69,6 +69,14 @@ class Losing(Api):
         return made
 
 
+@pytest.fixture
+def of_two(cluster, unique, tmp_path):
+    """Id, bundle and plan of a job of two nodes that finds no place."""
+    id = unique()
+    sent = bundle(tmp_path)
+    return id, sent, fitting(plan(cluster, id, resources={"nodes": 2}, placement=NOWHERE), sent)
+
+
 # Making -----------------------------------------------------------------------------------------------------------------
 
 
@@ -82,10 +90,8 @@ def test_a_submit_makes_a_job_that_runs(cluster, unique, tmp_path):
     assert logs(cluster, id) == ["blue\n"]
 
 
-def test_a_second_submit_finds_the_first(cluster, unique, tmp_path):
-    id = unique()
-    sent = bundle(tmp_path)
-    given = fitting(plan(cluster, id, resources={"nodes": 2}, placement=NOWHERE), sent)
+def test_a_second_submit_finds_the_first(cluster, of_two):
+    id, sent, given = of_two
     first = submit.create(cluster, given, sent)
     there = left(cluster, id)
     assert submit.create(cluster, given, sent)["metadata"]["uid"] == first["metadata"]["uid"]
@@ -97,10 +103,8 @@ def test_a_second_submit_finds_the_first(cluster, unique, tmp_path):
 
 
 @pytest.mark.parametrize("gone", [SECRETS, SERVICES], ids=["secret", "service"])
-def test_a_second_submit_makes_what_the_first_had_not_yet_made(cluster, unique, tmp_path, gone):
-    id = unique()
-    sent = bundle(tmp_path)
-    given = fitting(plan(cluster, id, resources={"nodes": 2}, placement=NOWHERE), sent)
+def test_a_second_submit_makes_what_the_first_had_not_yet_made(cluster, of_two, gone):
+    id, sent, given = of_two
     job = submit.create(cluster, given, sent)
     cluster.delete(gone, id)
     submit.create(cluster, given, sent)
@@ -132,10 +136,8 @@ def test_the_id_of_another_job_is_refused(cluster, unique, tmp_path):
 
 @pytest.mark.parametrize("when", ["before", "after", "failed before", "failed after"])
 @pytest.mark.parametrize("what", ["jobs", "services", "secrets"])
-def test_a_lost_answer_makes_one_job_all_the_same(cluster, unique, tmp_path, what, when):
-    id = unique()
-    sent = bundle(tmp_path)
-    given = fitting(plan(cluster, id, resources={"nodes": 2}, placement=NOWHERE), sent)
+def test_a_lost_answer_makes_one_job_all_the_same(cluster, of_two, what, when):
+    id, sent, given = of_two
     submit.create(Losing(cluster, {what: [when]}), given, sent)
     assert {name for name in left(cluster, id) if not name.startswith("pods/")} == {
         f"jobs/{id}",
@@ -145,10 +147,8 @@ def test_a_lost_answer_makes_one_job_all_the_same(cluster, unique, tmp_path, wha
 
 
 @pytest.mark.parametrize("what", ["jobs", "services", "secrets"])
-def test_after_a_lost_connection_the_next_submit_completes_the_job(cluster, unique, tmp_path, what):
-    id = unique()
-    sent = bundle(tmp_path)
-    given = fitting(plan(cluster, id, resources={"nodes": 2}, placement=NOWHERE), sent)
+def test_after_a_lost_connection_the_next_submit_completes_the_job(cluster, of_two, what):
+    id, sent, given = of_two
     with pytest.raises(Unreachable):
         submit.create(Losing(cluster, {what: ["after", "before"]}), given, sent)
     submit.create(cluster, given, sent)
@@ -270,10 +270,8 @@ def test_a_submit_that_was_cut_off_is_completed_with_the_store_that_its_pods_mou
     assert bool(told["url"]) == bool(begun.store.url)
 
 
-def test_a_job_that_is_whole_stays_where_its_completion_is_refused(cluster, unique, tmp_path):
-    id = unique()
-    sent = bundle(tmp_path)
-    given = fitting(plan(cluster, id, resources={"nodes": 2}, placement=NOWHERE), sent)
+def test_a_job_that_is_whole_stays_where_its_completion_is_refused(cluster, of_two):
+    id, sent, given = of_two
     job = submit.create(cluster, given, sent)
     there = left(cluster, id)
     with pytest.raises(Forbidden):

@@ -105,9 +105,10 @@ class KubernetesBackend:
         """As the protocol says. Where answers were lost, what was begun is completed once the cluster answers again."""
         with refused(self._api.namespace):
             plan = self._plan(spec, bundle)
-            if plan.memory != planning.memory_of(spec) and submit.begun(self._api, plan) is None:
-                refuse(preflight.room(self._api, plan))  # `check` has looked at less
-            plan = self._stored(plan, bundle, progress)
+            made = None if plan.transport == "secret" else submit.begun(self._api, plan)
+            if made is None and plan.memory != planning.memory_of(spec):  # `check` has looked at less
+                refuse(preflight.room(self._api, plan))
+            plan = self._stored(plan, made, bundle, progress)
             try:
                 job = submit.create(self._api, plan, bundle)
             except submit.Unsure:
@@ -300,8 +301,7 @@ class KubernetesBackend:
             return False
         plan = submit.as_begun(plan, made)
         self._attend(plan, submit.job_of(self._api, plan, made), bundle, progress)
-        if not submit.is_over(made):
-            self._refill(plan, bundle, progress)
+        self._refill(plan, made, bundle, progress)
         submit.complete(self._api, plan, bundle, made)
         self._stores.hand_over(plan)
         return True
@@ -345,19 +345,20 @@ class KubernetesBackend:
         admission = submit.dry_run(self._api, plan)
         return [*findings, *(one for one in admission if one.level != "warning" or one.reason.code not in told)]
 
-    def _stored(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> JobPlan:
+    def _stored(self, plan: JobPlan, made: Object | None, bundle: Bundle, progress: Carried | None) -> JobPlan:
         """The plan with its store, which holds what is too large for the Secret.
+
+        Args:
+            made: what an earlier call has made, where the store matters for what is sent.
 
         Raises:
             Refused: it was begun before, and what it needs was lost since.
         """
         if plan.transport == "secret":
             return replace(plan, store=self._stores.choose(plan))
-        made = submit.begun(self._api, plan)
         if made is not None:
             plan = submit.as_begun(plan, made)
-            if not submit.is_over(made):
-                self._refill(plan, bundle, progress)
+            self._refill(plan, made, bundle, progress)
             return plan
         plan = replace(plan, store=self._stores.choose(plan, needed=True))
         if plan.store.outside and self._stores.put_bundle(replace(plan, transport="store"), bundle, progress):
@@ -367,13 +368,15 @@ class KubernetesBackend:
             return replace(plan, store=replace(plan.store, why=no_place))
         return plan
 
-    def _refill(self, plan: JobPlan, bundle: Bundle, progress: Carried | None) -> None:
+    def _refill(self, plan: JobPlan, made: Object, bundle: Bundle, progress: Carried | None) -> None:
         """Put what a job that was begun before needs into its claim, where nothing proves that all of it is there.
 
         Raises:
             Refused: there is no place for that.
         """
-        if self._stores.lost(plan) and not self._stores.put_bundle(plan, bundle, progress):
+        if submit.is_over(made) or not self._stores.lost(plan):
+            return
+        if not self._stores.put_bundle(plan, bundle, progress):
             raise Refused(
                 what=f"job {plan.spec.id} cannot be completed",
                 why="its claim is gone with what it needs, and there is no place to fill another one",

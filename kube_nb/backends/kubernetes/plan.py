@@ -87,6 +87,11 @@ class JobPlan:
         return Kept(self.store.claim, self.store.url, names.owner_of(self.user), self.spec.id)
 
     @property
+    def via_trainer(self) -> bool:
+        """Whether a TrainJob runs it; Kubeflow Trainer makes its Job and its Service, later."""
+        return self.spec.placement.via == "trainjob"
+
+    @property
     def job_name(self) -> str:
         """What the Job itself is called: as its id, or as Kubeflow Trainer calls it."""
-        return f"{self.spec.id}-node-0" if self.spec.placement.via == "trainjob" else self.spec.id
+        return f"{self.spec.id}-node-0" if self.via_trainer else self.spec.id

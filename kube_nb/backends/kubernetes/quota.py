@@ -28,7 +28,7 @@ def findings(api: Api, plan: JobPlan, pod: Object) -> Iterator[Finding]:
         return
     for quota in quotas:
         if counts(quota, pod):
-            at_once = _OF_THE_SUBMIT if plan.spec.placement.via else _OF_THE_SUBMIT | _OF_TRAINER
+            at_once = _OF_THE_SUBMIT if plan.via_trainer else _OF_THE_SUBMIT | _OF_TRAINER
             yield from _short(quota, taken_by(plan, pod), plan.spec.resources.nodes, at_once)
 
 

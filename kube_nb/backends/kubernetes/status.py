@@ -47,9 +47,9 @@ def status_of(snapshot: Snapshot, now: float | None = None) -> JobStatus:
     now = time.time() if now is None else now
     end = _last_word(snapshot)
     phase, reason = _standing(snapshot, end, now)
-    unheard = snapshot.outage is not None and not phase.final
-    if snapshot.outage is not None and unheard:
-        reason = why_unheard(snapshot, snapshot.outage)
+    outage = None if phase.final else snapshot.outage
+    if outage is not None:
+        reason = why_unheard(snapshot, outage)
     pod = snapshot.pod()
     return JobStatus(
         id=JobId(snapshot.id),
@@ -65,7 +65,7 @@ def status_of(snapshot: Snapshot, now: float | None = None) -> JobStatus:
         owner=annotation(snapshot.job, names.USER),
         asks=_asks(snapshot),
         end=end or {},
-        unheard=unheard,
+        unheard=outage is not None,
     )
 
 

@@ -87,7 +87,7 @@ def complete(
         ApiError, Unreachable: something is missing still, or it is not known.
     """
     if not is_over(job):
-        if _via_trainer(plan):
+        if plan.via_trainer:
             trainjob.adopt(api, job)
         plan = as_begun(plan, job)
         _make_rest(api, plan, secret_data(bundle, plan), job, fill)
@@ -96,7 +96,7 @@ def complete(
 
 def job_of(api: Api, plan: JobPlan, made: Object) -> Object:
     """The Job of what a submit has made: that itself, or the one that Trainer makes of a TrainJob."""
-    return trainjob.job_of(api, plan, made) if _via_trainer(plan) else made
+    return trainjob.job_of(api, plan, made) if plan.via_trainer else made
 
 
 def as_begun(plan: JobPlan, job: Object) -> JobPlan:
@@ -110,7 +110,7 @@ def as_begun(plan: JobPlan, job: Object) -> JobPlan:
 def _create(api: Api, plan: JobPlan, bundle: Bundle, fill: Callable[[Object], None] | None) -> Object:
     data = secret_data(bundle, plan)
     try:
-        job = trainjob.make(api, plan) if _via_trainer(plan) else _make(api, JOBS, indexed_job(plan))
+        job = trainjob.make(api, plan) if plan.via_trainer else _make(api, JOBS, indexed_job(plan))
     except ApiError:
         # A quota refuses before anybody looks whether there is one of that name, which may be what has used it up.
         made = begun(api, plan)
@@ -136,7 +136,7 @@ def _make_rest(
     if plan.store.kind == "own" and _make(api, CLAIMS, own_claim(plan, job)) is None:
         # It was filled before, by a pod that will not stay.
         api.patch(CLAIMS, plan.store.claim, {"metadata": {"ownerReferences": marks.owned_by(job)}})
-    if plan.spec.resources.nodes > 1 and not _via_trainer(plan):
+    if plan.spec.resources.nodes > 1 and not plan.via_trainer:
         _make(api, SERVICES, headless_service(plan, job))
     if fill is not None:
         fill(job)
@@ -145,11 +145,11 @@ def _make_rest(
 
 def objects(plan: JobPlan) -> list[Object]:
     """What a submit would make, for people and other tools: what the Secret holds is not shown."""
-    if _via_trainer(plan):
+    if plan.via_trainer:
         made = [training_runtime(plan), train_job(plan), shown_secret(plan)]
     else:
         made = [indexed_job(plan), shown_secret(plan)]
-    if plan.spec.resources.nodes > 1 and not _via_trainer(plan):
+    if plan.spec.resources.nodes > 1 and not plan.via_trainer:
         made.append(headless_service(plan))
     if plan.store.kind == "own":
         made.append(own_claim(plan))
@@ -177,7 +177,7 @@ def dry_run(api: Api, plan: JobPlan) -> list[Finding]:
         "metadata": template["metadata"] | {"name": f"{plan.spec.id}-0-dry"},
         "spec": template["spec"],
     }
-    first = (RUNTIMES, training_runtime(plan)) if _via_trainer(plan) else (JOBS, job)
+    first = (RUNTIMES, training_runtime(plan)) if plan.via_trainer else (JOBS, job)
     for kind, body in (first, (PODS, pod)):
         try:
             api.create(kind, body, dry_run=True)
@@ -188,13 +188,9 @@ def dry_run(api: Api, plan: JobPlan) -> list[Finding]:
     return []
 
 
-def _via_trainer(plan: JobPlan) -> bool:
-    return plan.spec.placement.via == trainjob.KIND
-
-
 def _kind(plan: JobPlan) -> Kind:
     """Of the object that has the job's id and owns all others."""
-    return TRAIN_JOBS if _via_trainer(plan) else JOBS
+    return TRAIN_JOBS if plan.via_trainer else JOBS
 
 
 def _make(api: Api, kind: Kind, body: Object) -> Object | None:

@@ -14,8 +14,6 @@ from kube_nb.backends.kubernetes.names import selector
 from kube_nb.backends.kubernetes.plan import JobPlan
 from kube_nb.backends.kubernetes.reasons.refusals import in_doubt
 
-KIND = "trainjob"
-"""The value of `--via`."""
 _PATIENCE = 15
 _NOT_HEARD_OF = "must be created before"
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
