@@ -618,7 +618,21 @@ def test_a_full_scratch_disk_puts_a_pod_out():
     ],
 )
 def test_what_ended_a_pod_from_outside(cause, code):
-    assert reason(Snapshot(a_job(FAILED), (ended(137, true("DisruptionTarget", cause)),))).code == code
+    found = reason(Snapshot(a_job(FAILED), (ended(137, true("DisruptionTarget", cause)),)))
+    assert (found.code, "%kube_rerun" in found.next) == (code, True)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [("PreemptionByScheduler", "Preempted"), ("EvictionByEvictionAPI", "Evicted")]
+)
+def test_a_job_that_starts_again_by_itself_is_not_to_be_sent_again(cause, code):
+    leaving = a_pod(
+        SCHEDULED, true("DisruptionTarget", cause), phase="Running", state=RUNNING, meta={"deletionTimestamp": BORN}
+    )
+    for pod in (leaving, ended(137, true("DisruptionTarget", cause))):
+        found = reason(Snapshot(a_job(), (pod,)))
+        assert (found.code, found.next) == (code, "wait for it")
+        assert found.what.endswith("another attempt follows")
 
 
 def test_a_node_that_is_not_heard_of_is_waited_for():

@@ -5,6 +5,7 @@ image that cannot run it, a container that outlives it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kube_nb.backends.base import Reason
@@ -174,7 +175,8 @@ def why_leaving(snapshot: Snapshot, pod: Object) -> Reason | None:
             next="wait for the node; if it is gone for good: %kube_cancel --force-lost, then %kube_rerun",
         )
     if disruption is not None:
-        return _disruption(snapshot, pod)
+        cause = _disruption(snapshot, pod)
+        return _another_follows(cause) if cause else None
     return _pod_deleted(snapshot, node_of(pod)) if leaving else None
 
 
@@ -307,10 +309,14 @@ def why_again(snapshot: Snapshot) -> Reason | None:
     for pod in ended:
         cause = _of_pod(snapshot, pod)
         if cause is not None:
-            return Reason(
-                code=cause.code, what=f"{cause.what}; another attempt follows", why=cause.why, next="wait for it"
-            )
+            return _another_follows(cause)
     return None
+
+
+def _another_follows(cause: Reason) -> Reason:
+    """What ended an attempt, of which the job does not end."""
+    advice = "" if cause.next.startswith(SEND_AGAIN) else f"; should it happen again, {cause.next}"
+    return replace(cause, what=f"{cause.what}; another attempt follows", next=f"wait for it{advice}")
 
 
 def why_not_created(pod: Object) -> Reason | None:
