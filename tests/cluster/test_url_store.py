@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kube_nb.backends.kubernetes.api import Api
-from kube_nb.backends.kubernetes.kinds import JOBS, PODS
+from kube_nb.backends.kubernetes.api import Api, Object
+from kube_nb.backends.kubernetes.kinds import JOBS, PODS, SECRETS, Kind
 from kube_nb.backends.kubernetes.names import JOB
 from kube_nb.client import Client
 from kube_nb.config import Settings
@@ -20,6 +20,7 @@ from kube_nb.errors import BadValue, Refused, StorageFailed
 from kube_nb.jobs.job import Job
 from kube_nb.spec import Phase
 from tests.cluster.bucket import Bucket, serving
+from tests.cluster.conftest import ours
 from tests.conformance.backends import CLUSTER
 from tests.conformance.gate import Gate
 from tests.conformance.sending import code, remove_sent, until
@@ -54,8 +55,8 @@ def env(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return bucket
 
 
-def client_of(url: str, state: Path, **options: Any) -> Client:
-    told = {"KUBE_NB_STATE_DIR": str(state), "KUBE_NB_STORE": url, "KUBE_NB_PASS_ENV": "AWS_*"}
+def client_of(url: str, state: Path, *, pass_env: str = "AWS_*", **options: Any) -> Client:
+    told = {"KUBE_NB_STATE_DIR": str(state), "KUBE_NB_STORE": url, "KUBE_NB_PASS_ENV": pass_env}
     settings = Settings.load(environ=told)
     given = {"image": IMAGE, "cpu": "0.2", "memory": "3Gi", **options}
     return Client(CLUSTER.on, settings=settings, **given)
@@ -117,6 +118,22 @@ def test_a_checkpoint_is_found_by_the_next_attempt(client: Client):
     job: Job = client.options(retries=1).cell(source, {"__name__": "__main__"}).wait(300)
     assert job.phase is Phase.SUCCEEDED, job.reason
     assert "found 7" in "".join(job.logs())
+
+
+def test_credentials_of_a_secret_of_the_namespace_are_the_jobs(
+    env: Bucket, tmp_path: Path, unique: Callable[[], str], made: Callable[[Kind, Object], object]
+):
+    name = unique()
+    metadata = {"name": name, "labels": ours(name)}
+    made(SECRETS, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": env.env})
+    client = client_of(env.url, tmp_path, pass_env="", secret=[name])
+    try:
+        job = client.cell("back = data[::-1]", {"__name__": "__main__", "data": bytes(3_000_000)}).wait(200)
+        assert job.phase is Phase.SUCCEEDED, job.reason
+        assert job.outputs["back"] == bytes(3_000_000)
+        assert "log/0.0" in files(env, job.id)
+    finally:
+        remove_sent(client)
 
 
 def test_wrong_credentials_are_told_with_the_way_out(client: Client, env: Bucket):

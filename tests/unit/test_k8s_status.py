@@ -635,6 +635,14 @@ def test_a_job_that_starts_again_by_itself_is_not_to_be_sent_again(cause, code):
         assert found.what.endswith("another attempt follows")
 
 
+def test_a_pod_that_somebody_deletes_is_waited_for_while_its_code_may_end_in_time():
+    leaving = a_pod(SCHEDULED, phase="Running", state=RUNNING, meta={"deletionTimestamp": BORN})
+    found = reason(Snapshot(a_job(), (leaving,)))
+    assert (found.code, found.next.startswith("wait")) == ("PodDeleted", True)
+    killed = reason(Snapshot(a_job(FAILED), (ended(137, meta={"deletionTimestamp": BORN}),)))
+    assert (killed.code, killed.next.startswith("send it again")) == ("PodDeleted", True)
+
+
 def test_a_node_that_is_not_heard_of_is_waited_for():
     """As recorded 12 s after a kubelet was stopped: its pods are marked, and no kubelet says otherwise."""
     unheard = a_pod(SCHEDULED, false("Ready"), true("ContainersReady"), phase="Running", state=RUNNING)

@@ -177,7 +177,10 @@ def why_leaving(snapshot: Snapshot, pod: Object) -> Reason | None:
     if disruption is not None:
         cause = _disruption(snapshot, pod)
         return _another_follows(cause) if cause else None
-    return _pod_deleted(snapshot, node_of(pod)) if leaving else None
+    if not leaving:
+        return None
+    wait = f"wait: another attempt follows if its code ends within its grace; if not, {SEND_AGAIN}"
+    return replace(_pod_deleted(snapshot, node_of(pod)), next=wait)
 
 
 def _unheard(pod: Object) -> bool:
