@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from kube_nb.client import Client
 from kube_nb.config import Settings
 from kube_nb.errors import Unreachable
 from kube_nb.spec import Phase, new_job_id
-from tests.cluster.killed_submits import carried
+from tests.cluster.killed_submits import Step, carried, following, makes
 from tests.cluster.small_jobs import bundle, fitting, plan
 from tests.conformance.backends import CLUSTER
 from tests.conformance.sending import until
@@ -73,7 +74,9 @@ class Sender:
             env={**os.environ, "PYTHONPATH": os.getcwd()},
         )
 
-    def __call__(self, name: str, way: Way, *, step: int = 0, moment: str = "", delay: float = 0) -> dict[str, Any]:
+    def __call__(
+        self, name: str, way: Way, *, step: Step | None = None, moment: str = "", delay: float = 0
+    ) -> dict[str, Any]:
         assert self._process.stdin
         assert self._process.stdout
         order = {"name": name, "options": way.options, "size": way.size, "step": step, "moment": moment, "delay": delay}
@@ -120,25 +123,27 @@ def sent_and_killed(target: str, state: Path, ways: Mapping[str, Way], prefix: s
         chance.shuffle(orders)
         for number, word in enumerate(orders):
             steps, took = usual[word]
-            step, moment = chance.choice([*moments(steps)][(0, first_made(steps), job_made(steps))[number % 3] :])
+            step, moment = chance.choice(moments(steps)[(0, first_made(steps), job_made(steps))[number % 3] :])
             name = f"{prefix}{len(sent)}"
             answer = sender(name, ways[word], step=step, moment=moment, delay=chance.uniform(0.001, took / len(steps)))
-            sent[name] = Sent(ways[word], answer["end"], answer["end"] == "killed" and (step, moment) != (1, "before"))
+            sent[name] = Sent(
+                ways[word], answer["end"], answer["end"] == "killed" and (step, moment) != moments(steps)[0]
+            )
     finally:
         sender.close()
     return sent
 
 
-def moments(steps: list[str]) -> list[tuple[int, str]]:
+def moments(steps: list[str]) -> list[tuple[Step, str]]:
     """Every moment at which one can be killed, in their order, up to the one after which nothing is left to be made."""
-    found = [(at, moment) for at in range(1, len(steps) + 1) for moment in ("before", "during", "after")]
-    return found[: found.index((last(steps, "secrets"), "after"))]
+    places = list(accumulate(steps, following, initial=(0, 0)))[1:]
+    found = [(place, moment) for place in places for moment in ("before", "during", "after")]
+    return found[: 3 * last(steps, "secrets") - 1]
 
 
 def first_made(steps: list[str]) -> int:
-    """How many of the moments have passed when the first object is about to be made; reviews make none."""
-    at = next(at for at, step in enumerate(steps) if step.startswith("POST ") and not step.endswith("reviews"))
-    return 3 * at
+    """How many of the moments have passed when the first object is about to be made."""
+    return 3 * next(at for at, step in enumerate(steps) if makes(step))
 
 
 def job_made(steps: list[str]) -> int:

@@ -39,11 +39,15 @@ def kubeconfig(cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Asked(list[str]):
-    """The requests of this thread, and apart from them those of the watch of all jobs, which has threads of its own."""
+    """The requests of this thread, and apart from them those of the watch of all jobs, which has threads of its own.
+
+    Attributes:
+        watch: each once; others' jobs that end before their pods are heard of let it list the pods again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.watch: list[str] = []
+        self.watch: set[str] = set()
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         if thread is threading.main_thread():
             requests.append(f"{method} {path}")
         elif thread.name in OF_JOBS:  # others' jobs in queues let it ask for Workloads as well
-            requests.watch.append(f"{method} {path}")
+            requests.watch.add(f"{method} {path}")
         return send(self, method, path, *rest)
 
     monkeypatch.setattr(Api, "_transport", counted)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,27 @@ def test_without_storage_there_is_no_store(alone, fresh):
     gone(alone, JOBS)
 
 
+def test_what_is_said_of_an_earlier_claim_is_not_said_of_its_successor(alone, fresh, admin, monkeypatch):
+    """As recorded of a claim without a class: the cluster's word came when the next claim of its name was there."""
+    late = (datetime.now(UTC) + timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    of = {"kind": "PersistentVolumeClaim", "name": names.STORE_CLAIM, "namespace": alone.namespace, "uid": "of-another"}
+    replace(admin, namespace=alone.namespace).create(
+        kinds.EVENTS,
+        {
+            "apiVersion": kinds.EVENTS.version,
+            "kind": "Event",
+            "metadata": {"name": new_job_id("t-said")},
+            "type": "Warning",
+            "reason": "ProvisioningFailed",
+            "message": 'storageclass.storage.k8s.io "no-such-class" not found',
+            "involvedObject": of,
+            "lastTimestamp": late,
+        },
+    )
+    monkeypatch.setattr(store, "PROOF", 10.0)
+    assert fresh().stores.choose(a_plan(alone, image=NO_IMAGE)).kind == "own", "a claim can be had"
+
+
 def test_a_quota_without_claims_leaves_a_job_without_a_store(alone, fresh, admin):
     own = replace(admin, namespace=alone.namespace)
     set_quota(own, "none", persistentvolumeclaims="0")
@@ -196,10 +218,10 @@ def test_nobody_waits_for_a_pod_in_a_queue_that_is_not_theirs(alone, fresh):
 def test_an_image_that_cannot_be_pulled_takes_the_shared_store_from_nobody_else(alone, fresh, monkeypatch):
     here = fresh()
     monkeypatch.setattr(store, "PROOF", 30.0)
-    assert here.stores.choose(a_plan(alone, image=NO_IMAGE)).kind != "shared"
+    assert here.stores.choose(a_plan(alone, image=NO_IMAGE)).kind == "own"
     gone(alone, JOBS)
     gone(alone, SECRETS)
-    assert here.stores.choose(a_plan(alone, image=NO_IMAGE)).kind != "shared"
+    assert here.stores.choose(a_plan(alone, image=NO_IMAGE)).kind == "own"
     assert not alone.list(JOBS)[0], "the same was tried again"
     monkeypatch.undo()
     assert here.stores.choose(a_plan(alone)).kind == "shared"

@@ -24,7 +24,7 @@ from kube_nb.backends.kubernetes.api import Api, Object
 from kube_nb.backends.kubernetes.api_error import AlreadyExists, ApiError, Missing
 from kube_nb.backends.kubernetes.exec import not_running
 from kube_nb.backends.kubernetes.feed import Feed
-from kube_nb.backends.kubernetes.kinds import EVENTS, JOBS, PODS, SECRETS, Kind
+from kube_nb.backends.kubernetes.kinds import CLAIMS, EVENTS, JOBS, PODS, SECRETS, Kind
 from kube_nb.backends.kubernetes.manifests.transfer import runner_secret, template_digest, transfer_job
 from kube_nb.backends.kubernetes.payload import runner_zip
 from kube_nb.backends.kubernetes.snapshot import annotation, condition, created, last_seen, state
@@ -264,12 +264,16 @@ def _wait(api: Api, uid: str, claim: str, patience: float) -> str:
         feed.start()
     give_up = time.monotonic() + patience
     refused_at: float | None = None
+    made: Object | None = None
     try:
         with seen.turn:
             while True:
                 for pod in filter(_runs, seen.pods.values()):
                     return pod["metadata"]["name"]
-                word = _no_volume(seen.events.values(), began)
+                against = _no_volume(seen.events.values(), began)
+                if against and made is None:
+                    made = api.find(CLAIMS, claim)  # one of its name may have been there before, and have had no volume
+                word = _said_of(made, against)
                 now = time.monotonic()
                 if word and refused_at is None:
                     refused_at = now
@@ -301,10 +305,16 @@ def _why(pod: Object) -> str:
     return unplaced.get("message") or said or (pod.get("status") or {}).get("message", "")
 
 
-def _no_volume(events: Iterable[Object], since: float) -> str:
-    """What the cluster says of a claim that gets no volume; empty: nothing, since then."""
+def _no_volume(events: Iterable[Object], since: float) -> list[Object]:
+    """What the cluster has said since then of claims of a name that get no volume, the latest at the end."""
     found = [event for event in events if event.get("reason") in _NO_VOLUME and last_seen(event) >= since - 2]
-    return max(found, key=last_seen)["message"] if found else ""
+    return sorted(found, key=last_seen)
+
+
+def _said_of(claim: Object | None, events: list[Object]) -> str:
+    """The last word of them about this claim; empty: there is none."""
+    uid = claim["metadata"]["uid"] if claim else ""
+    return next((one["message"] for one in reversed(events) if one["involvedObject"].get("uid") == uid), "")
 
 
 def _runs(pod: Object) -> bool:
