@@ -123,12 +123,12 @@ def sent_and_killed(target: str, state: Path, ways: Mapping[str, Way], prefix: s
         chance.shuffle(orders)
         for number, word in enumerate(orders):
             steps, took = usual[word]
-            step, moment = chance.choice(moments(steps)[(0, first_made(steps), job_made(steps))[number % 3] :])
+            possible = moments(steps)
+            step, moment = chance.choice(possible[(0, first_made(steps), job_made(steps))[number % 3] :])
             name = f"{prefix}{len(sent)}"
             answer = sender(name, ways[word], step=step, moment=moment, delay=chance.uniform(0.001, took / len(steps)))
-            sent[name] = Sent(
-                ways[word], answer["end"], answer["end"] == "killed" and (step, moment) != moments(steps)[0]
-            )
+            cut = answer["end"] == "killed" and (step, moment) != possible[0]
+            sent[name] = Sent(ways[word], answer["end"], cut)
     finally:
         sender.close()
     return sent
@@ -153,7 +153,7 @@ def job_made(steps: list[str]) -> int:
 
 def last(steps: list[str], kind: str) -> int:
     """The number of the last step that makes one of this kind."""
-    return max(at for at, step in enumerate(steps, 1) if step.startswith("POST ") and step.endswith(kind))
+    return max(at for at, step in enumerate(steps, 1) if makes(step) and step.endswith(kind))
 
 
 @pytest.fixture

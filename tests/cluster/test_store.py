@@ -115,7 +115,7 @@ def test_without_storage_there_is_no_store(alone, fresh):
 
 
 def test_what_is_said_of_an_earlier_claim_is_not_said_of_its_successor(alone, fresh, admin, monkeypatch):
-    """As recorded of a claim without a class: the cluster's word came when the next claim of its name was there."""
+    """The cluster's word on a claim that is gone may come when the next one of its name is there."""
     late = (datetime.now(UTC) + timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     of = {"kind": "PersistentVolumeClaim", "name": names.STORE_CLAIM, "namespace": alone.namespace, "uid": "of-another"}
     replace(admin, namespace=alone.namespace).create(
